@@ -1,0 +1,217 @@
+"""What a Trainer, an Explorer and a Labeler are. Engines know nothing of schedulers.
+
+An engine writes the inputs of one task into its folder, says the command, judges the outcome in an attempt's
+folder and reads the results from the task's folder. Constructing one is cheap and loads no heavy package.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pwact_like.outcome import Outcome, TaskFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ase import Atoms
+
+    from pwact_like.config.common import DataPath, StageInput
+    from pwact_like.config.train import TrainSettings
+    from pwact_like.data.frames import Frame
+
+LabelKind = Literal["scf", "relax", "aimd"]
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """One labelling task: a single point, a relaxation or an ab-initio MD run.
+
+    ``input`` is the user's entry for this stage (input file, kspacing, flag_symm, inline options).
+    """
+
+    kind: LabelKind
+    atoms: Atoms
+    input: StageInput
+    seed: int
+
+
+class Labeler(ABC):
+    """A program that gives energies, forces and virials (DFT, tight binding, any ASE calculator, a big model)."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def write(self, folder: Path, request: LabelRequest) -> TaskFiles:
+        """Write every input into ``folder`` (created if need be).
+
+        Raises
+        ------
+        InputError
+            For an element without pseudopotential, an unusable input file, …, naming file and cure.
+        """
+
+    @abstractmethod
+    def commands(self, command: str, request: LabelRequest) -> tuple[str, ...]:
+        """Shell lines, from the user's command (verbatim shell; "" means this engine's default)."""
+
+    @abstractmethod
+    def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
+        """Judge an attempt's folder: complete, converged (in every step for aimd), readable."""
+
+    @abstractmethod
+    def read(self, folder: Path, kind: LabelKind) -> list[Frame]:
+        """Read labelled frames: one for scf; for relax the converged structure only; for aimd one a step."""
+
+    @abstractmethod
+    def level_of_theory(self, entry: StageInput) -> str:
+        """Fingerprint: readable code name, then a short hash of what decides the energies, e.g. ``xtb-GFN1-3f2a…``."""
+
+    def version(self) -> str:
+        """Version of the program if it can be told cheaply here, else ""."""
+        return ""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One member's training.
+
+    ``test_data`` is only evaluated at the end, never seen by training or stopping. Paths are absolute.
+    """
+
+    train_data: tuple[DataPath, ...]
+    valid_data: tuple[DataPath, ...]
+    test_data: tuple[DataPath, ...]
+    settings: TrainSettings
+    seed: int
+    init_model: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training left: absolute paths, and the test set's errors (None without a test set).
+
+    ``test`` has the keys of ``pwact-like eval --json``: n_frames, energy_rmse_ev_per_atom, force_rmse_ev_per_ang,
+    virial_rmse_ev_per_atom.
+    """
+
+    model: Path
+    learning_curve: Path | None
+    test: dict[str, Any] | None
+
+
+class Trainer(ABC):
+    """A program that trains a potential."""
+
+    name: ClassVar[str]
+    model_file: ClassVar[str]
+
+    @abstractmethod
+    def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
+        """Write every input into ``folder``."""
+
+    @abstractmethod
+    def commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
+        """Shell lines, from the user's command ("" means this engine's default)."""
+
+    @abstractmethod
+    def outcome(self, folder: Path) -> Outcome:
+        """Judge an attempt's folder."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> TrainReport:
+        """Read the accepted results."""
+
+    def version(self) -> str:
+        """Version of the program if it can be told cheaply here, else ""."""
+        return ""
+
+
+@dataclass(frozen=True)
+class MdSettings:
+    """One trajectory, in LAMMPS metal units.
+
+    ``press_bar`` is None for nve and nvt. ``boundary`` False means free boundaries.
+    """
+
+    ensemble: Literal["nve", "nvt", "npt-iso", "npt-aniso", "npt-tri"]
+    nsteps: int
+    trj_freq: int
+    md_dt_ps: float
+    temp_k: float
+    press_bar: float | None = None
+    taut_ps: float = 0.1
+    taup_ps: float = 0.5
+    neigh_modify: int = 10
+    boundary: bool = True
+
+    @property
+    def frames_planned(self) -> int:
+        """Frames at steps 0, trj_freq, 2·trj_freq, … ≤ nsteps."""
+        return self.nsteps // self.trj_freq + 1
+
+
+@dataclass(frozen=True)
+class ExploreRequest:
+    """One trajectory from one structure with the current models (the first one drives the atoms)."""
+
+    atoms: Atoms
+    models: tuple[Path, ...]
+    md: MdSettings
+    seed: int
+    upper_level: float  # above some multiples of it the run may stop: the deviation has exploded
+    lmps_in: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What an MD run left.
+
+    ``table`` is the deviation table (see uncertainty/table.py), ``ended`` is "" when all steps were done, else why not.
+    """
+
+    path: Path
+    table: Path
+    ended: str
+
+
+class Explorer(ABC):
+    """A program that runs molecular dynamics and leaves one trajectory file and one deviation table a run."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
+        """Write every input into ``folder``."""
+
+    @abstractmethod
+    def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:
+        """Shell lines, from the user's command ("" means this engine's default)."""
+
+    @abstractmethod
+    def outcome(self, folder: Path) -> Outcome:
+        """Judge an attempt's folder; a run that died early and left frames is Ok with a note."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> Trajectory:
+        """Find trajectory and table in the task's folder."""
+
+    @abstractmethod
+    def frames(self, folder: Path, steps: Iterable[int]) -> list[Atoms]:
+        """Fetch the structures at these MD steps, in the order asked, each with pbc and cell.
+
+        Raises
+        ------
+        DataError
+            When a step is not in the trajectory.
+        """
+
+    @abstractmethod
+    def thin(self, folder: Path, steps: Iterable[int]) -> None:
+        """Rewrite the trajectory atomically with these steps only (what stays when trajectories are not kept)."""
+
+    def version(self) -> str:
+        """Version of the program if it can be told cheaply here, else ""."""
+        return ""

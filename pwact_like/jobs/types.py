@@ -1,0 +1,164 @@
+"""Tasks, attempts and the Scheduler protocol; this room knows nothing of physics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from pwact_like.outcome import Outcome, TaskFiles
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work in one folder.
+
+    Attributes
+    ----------
+    key
+        ``seeds.task_key(...)``: content, not place; two tasks of one campaign may share neither key nor folder.
+    name
+        Unique and readable, e.g. ``iter.0000/00.train/train.000``.
+    folder
+        Absolute path of the task folder; attempts work in ``folder/.attempt/N``.
+    section
+        Section of resource.json whose settings run it: ``train``, ``explore``, ``DFT`` or ``direct``.
+    commands
+        Shell lines, run in order in the attempt's folder; the first that fails ends the attempt.
+    files
+        Inputs, links, outputs, checkpoints to carry, secrets.
+    seed
+        The task's own seed (recorded; the engine has already written it into the inputs).
+    max_attempts
+        Attempts in all before the task is set aside.
+    """
+
+    key: str
+    name: str
+    folder: Path
+    section: str
+    commands: tuple[str, ...]
+    files: TaskFiles = field(default_factory=TaskFiles)
+    seed: int = 0
+    max_attempts: int = 3
+
+
+Judge = Callable[[Task, Path], Outcome]
+"""(task, folder of the ended attempt, exit status 0 and outputs present) → what the engine says of it."""
+
+
+class AttemptState(StrEnum):
+    """States of an attempt. UNKNOWN counts as alive."""
+
+    PLANNED = "planned"
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+    ENDED = "ended"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class TaskState(StrEnum):
+    """What became of a task."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"  # rejected by its engine, or out of attempts
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task's end: accepted (outputs are in ``task.folder``) or failed with the reason in one line."""
+
+    task: Task
+    state: TaskState
+    attempts: int
+    reason: str = ""
+    note: str = ""
+
+
+class EndCause(StrEnum):
+    """Why a job left the scheduler, in the dispatcher's words."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out of memory"
+    CANCELLED = "cancelled"
+    NODE_FAIL = "node failure"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The scheduler took the job under this id."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The scheduler refused: ``wait`` (limits: try later) or fatal."""
+
+    text: str
+    wait: bool
+
+
+@dataclass(frozen=True)
+class SubmitUnknown:
+    """No answer: the job may or may not be queued; look for it by name before anything else."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class JobView:
+    """One job as the scheduler shows it.
+
+    ``alive`` is False only when the scheduler itself says that the job has ended, with ``cause``.
+    """
+
+    id: str
+    name: str
+    alive: bool
+    running: bool = False
+    cause: EndCause = EndCause.UNKNOWN
+    reason: str = ""
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete answer of the scheduler; a job that is not in ``jobs`` is unknown to it."""
+
+    jobs: Mapping[str, JobView]
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """The scheduler did not answer; nothing may be concluded from it."""
+
+    text: str
+
+
+class Scheduler(Protocol):
+    """What the dispatcher needs of a scheduler. An empty answer and no answer are different types."""
+
+    name: str
+
+    def submit(self, script: Path, name: str) -> Submitted | Refused | SubmitUnknown:
+        """Submit a script under a job name that is unique in the world."""
+
+    def query(self, ids: Iterable[str]) -> Answer | NoAnswer:
+        """Look at these jobs (keys of the answer: ids)."""
+
+    def find(self, name: str) -> Answer | NoAnswer:
+        """Find a job by its name, finished ones too (keys of the answer: ids)."""
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """End these jobs; unknown ids are not an error."""

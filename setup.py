@@ -1,0 +1,5 @@
+"""A shim for tools that still look for it; pyproject.toml is the truth."""
+
+from setuptools import setup
+
+setup()
