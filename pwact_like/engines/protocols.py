@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pwact_like.errors import NotAvailableError
 from pwact_like.outcome import Outcome, TaskFiles
 
 if TYPE_CHECKING:
@@ -123,6 +124,16 @@ class Trainer(ABC):
     @abstractmethod
     def read(self, folder: Path) -> TrainReport:
         """Read the accepted results."""
+
+    can_judge: ClassVar[bool] = False  # whether the two methods below work: judging a given model on the test set
+
+    def write_judging(self, folder: Path, request: TrainRequest) -> TaskFiles:
+        """Write the inputs of a task that only judges ``folder/model_file`` on ``request.test_data`` into test.json."""
+        raise NotAvailableError(f"{self.name} cannot judge a model that it did not train")
+
+    def judging_commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
+        """Shell lines of that task."""
+        raise NotAvailableError(f"{self.name} cannot judge a model that it did not train")
 
     def version(self) -> str:
         """Version of the program if it can be told cheaply here, else ""."""
