@@ -1,0 +1,233 @@
+"""Settings of ``run``: param.json as frozen models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pwact_like.config.base import (
+    Floats,
+    Fraction,
+    Indices,
+    Int,
+    NonNegativeInt,
+    Paths,
+    PositiveFloat,
+    PositiveFloats,
+    PositiveInt,
+    Settings,
+)
+from pwact_like.config.common import DataPath, StageInput, SysConfig
+from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.train import TrainSettings
+
+Ensemble = Literal["nve", "nvt", "npt-iso", "npt-aniso", "npt-tri"]
+ENSEMBLE_NAMES: dict[str, Ensemble] = {
+    "nve": "nve",
+    "nvt": "nvt",
+    "npt": "npt-iso",
+    "npt-i": "npt-iso",
+    "npt-iso": "npt-iso",
+    "npt-a": "npt-aniso",
+    "npt-aniso": "npt-aniso",
+    "npt-t": "npt-tri",
+    "npt-tri": "npt-tri",
+}
+
+
+class Convergence(Settings):
+    """When an entry of md_jobs is good enough; without it every entry is explored once, as PWact does."""
+
+    accurate_fraction: Fraction = Field(default=0.9, description="Share of the planned frames that must be accurate.")
+    force_rmse_target: PositiveFloat | None = Field(
+        default=None, description="Force RMSE on the test set in eV/Å that is good enough; without it the plateau decides."
+    )
+    plateau: PositiveFloat = Field(
+        default=0.05, description="Plateau: the test set's force RMSE has changed by less than this share since the model before."
+    )
+    max_repeats: PositiveInt = Field(default=3, description="An entry is explored at most so many times.")
+
+
+class Strategy(Settings):
+    """Uncertainty, trust levels, choice, and what the campaign tolerates."""
+
+    aliases: ClassVar[dict[str, str]] = {"lower_model_deiv_f": "lower_model_devi_f", "upper_model_deiv_f": "upper_model_devi_f"}
+
+    uncertainty: Literal["committee", "kpu"] = Field(
+        default="committee", description="committee (several models) or kpu (one model, LKF, DP)."
+    )
+    model_num: PositiveInt = Field(default=4, description="Models of the committee, 3 or more; 1 for kpu.")
+    lower_model_devi_f: PositiveFloat = Field(
+        default=0.05, description="Below it a frame is accurate, eV/Å (PWact's spelling `lower_model_deiv_f` is accepted)."
+    )
+    upper_model_devi_f: PositiveFloat = Field(
+        default=0.15,
+        description="At it or above, or not finite, a frame is failed, eV/Å (PWact's spelling `upper_model_deiv_f` is accepted).",
+    )
+    kpu_lower: PositiveFloat = Field(default=0.5, description="Lower level for kpu.")
+    kpu_upper: PositiveFloat = Field(default=1.5, description="Upper level for kpu.")
+    max_select: NonNegativeInt | None = Field(
+        default=None,
+        description="At most so many candidates of an explored structure are labelled; select_sys of a job overrides; "
+        "100 when neither is set.",
+    )
+    lmps_tolerance: bool = Field(default=True, description="An MD run that dies early still counts with the frames it has.")
+    compress: bool = Field(default=False, description="Compress the model before exploring.")
+    compress_order: Literal[3, 5] = Field(default=3, description="Order of the compression's polynomials.")
+    compress_dx: PositiveFloat = Field(default=0.01, description="Grid of the compression.")
+    direct: bool = Field(default=False, description="Choose among the candidates with DIRECT.")
+    direct_script: Path | None = Field(default=None, description="Script that chooses among the candidates.")
+    random_share: Fraction = Field(default=0.1, description="Share of a batch of labels that is drawn at random from all explored frames.")
+    test_share: Fraction = Field(default=0.1, description="Share of the first labels that becomes the test set when there is no test_data.")
+    failure_budget: Fraction = Field(default=0.5, description="Share of a stage's tasks that may fail before the campaign stops.")
+    allow_mixed_theory: bool = Field(default=False, description="Accept training data of different levels of theory.")
+    min_distance_ang: PositiveFloat = Field(default=0.5, description="A label whose atoms are closer than this is rejected, Å.")
+    net_force_tolerance: PositiveFloat = Field(default=0.1, description="A label with |ΣF|/(√N·F_rms) above this is rejected.")
+    convergence: Convergence | None = Field(
+        default=None, description="When to repeat an entry of md_jobs and when to stop; left out: each entry once."
+    )
+
+    @field_validator("uncertainty", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_model_for_kpu(cls, data: Any) -> Any:
+        if isinstance(data, dict) and str(data.get("uncertainty", "")).strip().lower() == "kpu":
+            data = {"model_num": 1, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _levels(self) -> Strategy:
+        if self.lower_model_devi_f >= self.upper_model_devi_f:
+            raise ValueError(
+                f"lower_model_devi_f ({self.lower_model_devi_f:g}) must be smaller than upper_model_devi_f ({self.upper_model_devi_f:g})"
+            )
+        if self.kpu_lower >= self.kpu_upper:
+            raise ValueError(f"kpu_lower ({self.kpu_lower:g}) must be smaller than kpu_upper ({self.kpu_upper:g})")
+        if self.uncertainty == "committee" and self.model_num < 3:
+            raise ValueError(f"model_num is {self.model_num}: a committee needs 3 models or more")
+        if self.uncertainty == "kpu" and self.model_num != 1:
+            raise ValueError(f"model_num is {self.model_num}: kpu uses one model")
+        return self
+
+
+class MdJob(Settings):
+    """Trajectories of one kind: every structure of sys_idx at every temperature and pressure."""
+
+    no_effect: ClassVar[frozenset[str]] = frozenset()
+
+    sys_idx: Indices = Field(description="Entries of explore.sys_configs, one or a list, counted from 0.")
+    select_sys: Indices = Field(
+        default=(),
+        description="At most so many candidates of a structure of the entry at the same place of sys_idx; "
+        "one number holds for all; left out: strategy.max_select.",
+    )
+    lmps_in_idx: Indices = Field(
+        default=(),
+        description="Entries of explore.lmps_in, one for all or one for each of sys_idx; "
+        "then nsteps, ensemble, temps, … come from that file.",
+    )
+    nsteps: PositiveInt | None = Field(default=None, description="MD steps; required unless lmps_in_idx is given.")
+    md_dt: PositiveFloat = Field(default=0.001, description="Time step in ps.")
+    trj_freq: PositiveInt = Field(default=10, description="A frame every so many steps.")
+    ensemble: Ensemble = Field(default="nve", description="nve, nvt, npt (= npt-i = npt-iso), npt-a (npt-aniso), npt-t (npt-tri).")
+    temps: PositiveFloats = Field(default=(), description="Temperatures in K, one or a list (for nve: of the velocities at the start).")
+    press: Floats = Field(default=(), description="Pressures in bar, one or a list; required for npt.")
+    taut: PositiveFloat = Field(default=0.1, description="Time constant of the thermostat in ps.")
+    taup: PositiveFloat = Field(default=0.5, description="Time constant of the barostat in ps.")
+    neigh_modify: PositiveInt = Field(default=10, description="LAMMPS: delay of the neighbour list in steps.")
+    merge_traj: bool = Field(default=False, description="PWact's switch for one trajectory file a run; here there is always one.")
+    boundary: bool = Field(default=True, description="Periodic boundaries.")
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            name = value.strip().lower().replace("_", "-")
+            if name not in ENSEMBLE_NAMES:
+                raise ValueError(f"{value!r} is no ensemble; known: {', '.join(ENSEMBLE_NAMES)}")
+            return ENSEMBLE_NAMES[name]
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> MdJob:
+        count = len(self.sys_idx)
+        if not count:
+            raise ValueError("sys_idx is empty: name at least one entry of sys_configs")
+        for name in ("select_sys", "lmps_in_idx"):
+            given: tuple[int, ...] = getattr(self, name)
+            if len(given) == 1 and count > 1:
+                object.__setattr__(self, name, given * count)
+            elif given and len(given) != count:
+                raise ValueError(f"{name} has {len(given)} entries and sys_idx has {count}: give one for all, or one for each")
+        if self.lmps_in_idx:
+            return self
+        missing = []
+        if self.nsteps is None:
+            missing.append("nsteps (number of MD steps)")
+        if not self.temps:
+            missing.append("temps (K; for nve the temperature of the velocities at the start)")
+        if self.ensemble.startswith("npt") and not self.press:
+            missing.append("press (bar)")
+        if missing:
+            raise ValueError(f"{self.ensemble} needs {' and '.join(missing)}")
+        return self
+
+    @property
+    def pressures(self) -> tuple[float | None, ...]:
+        """Pressures that make trajectories: those given for npt, else one None."""
+        return self.press if self.ensemble.startswith("npt") and self.press else (None,)
+
+
+class Explore(Settings):
+    """What is explored, and how."""
+
+    engine: str = Field(
+        default="embedded", description="MD engine: embedded (ASE), lammps, …; follows from the command of resource.json when left out."
+    )
+    sys_config_prefix: str = Field(default="", description="Folder before the paths of sys_configs.")
+    sys_configs: tuple[SysConfig, ...] = Field(description="Starting structures: paths, glob patterns, or {config, format}.")
+    lmps_prefix: str = Field(default="", description="Folder before the paths of lmps_in.")
+    lmps_in: Paths = Field(default=(), description="The user's own LAMMPS inputs.")
+    md_jobs: tuple[tuple[MdJob, ...], ...] = Field(description="One entry an iteration: a job or a list of jobs.")
+
+
+class Dft(Settings):
+    """How candidates are labelled."""
+
+    labelling: LabelSettings = Field(default_factory=LabelSettings, description="The program and what it needs.")
+    entry: StageInput = Field(default_factory=StageInput, description="Input of the single points.")
+
+
+class RunParam(Settings):
+    """param.json of ``run``."""
+
+    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"source"})
+
+    work_dir: Path = Field(description="Folder of the campaign; left out: the current folder.")
+    campaign: str = Field(default="campaign", description="Name of the campaign in job names; left out: made from the folder's name.")
+    seed: Int = Field(default=1, description="Root of every random number of the campaign.")
+    data_format: Literal["extxyz", "pwmlff/npy"] = Field(default="extxyz", description="Format of the labelled data: extxyz or pwmlff/npy.")
+    reserve_work: bool = Field(default=False, description="Keep the working files of an iteration.")
+    reserve_md_traj: bool = Field(default=False, description="Keep whole MD trajectories (else only the selected frames stay).")
+    reserve_scf_files: bool = Field(default=False, description="Keep the files of the single points.")
+    init_data: tuple[DataPath, ...] = Field(default=(), description="Labelled data to begin with.")
+    valid_data: tuple[DataPath, ...] = Field(default=(), description="Validation data.")
+    test_data: tuple[DataPath, ...] = Field(default=(), description="Test data: judged on, never trained on.")
+    init_model_list: Paths = Field(default=(), description="Models to begin with, as many as model_num; the first training is skipped.")
+    use_pre_model: bool = Field(default=True, description="Each member starts from its own last model.")
+    train: TrainSettings = Field(description="Training.")
+    strategy: Strategy = Field(default_factory=Strategy, description="Uncertainty, levels, choice, convergence.")
+    explore: Explore = Field(description="Exploration.")
+    dft: Dft = Field(default_factory=Dft, description="Labelling.")
+    source: Path | None = Field(default=None, description="The file that this was read from.")
+
+    @field_validator("data_format", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value

@@ -1,0 +1,162 @@
+"""Training settings, in MatPL's words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from pwact_like.config.base import (
+    Counts,
+    Fraction,
+    Int,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    as_tuple,
+)
+from pwact_like.config.common import DataPath
+from pwact_like.config.elements import atomic_number
+
+Elements = Annotated[tuple[Annotated[int, BeforeValidator(atomic_number)], ...], BeforeValidator(as_tuple)]
+ModelType = Literal["DP", "NEP", "LINEAR", "NN", "LSP", "CHEBY"]
+
+
+class Descriptor(Settings):
+    """Descriptor and embedding network of a Deep Potential."""
+
+    rmax: PositiveFloat = Field(default=6.0, description="Cutoff radius in Å.")
+    rmin: NonNegativeFloat = Field(default=0.5, description="Where the quintic switch begins, Å.")
+    m2: PositiveInt = Field(default=16, description="Columns of the second (smaller) embedding matrix.")
+    network_size: Counts = Field(default=(25, 25, 25), description="Widths of the embedding network.")
+    sel: Annotated[Counts | None, BeforeValidator(lambda value: value if value is None else as_tuple(value))] = Field(
+        default=None,
+        description="Neighbour slots of each element within Rmax (one number, or one for each of atom_type); "
+        "counted from the data when left out.",
+    )
+
+    @model_validator(mode="after")
+    def _order(self) -> Descriptor:
+        if self.rmin >= self.rmax:
+            raise ValueError(f"Rmin ({self.rmin:g} Å) must be smaller than Rmax ({self.rmax:g} Å)")
+        if self.m2 > self.network_size[-1]:
+            raise ValueError(f"M2 ({self.m2}) cannot exceed the last width of network_size ({self.network_size[-1]})")
+        return self
+
+
+class Fitting(Settings):
+    """Fitting network: from the descriptor to the atomic energy."""
+
+    network_size: Counts = Field(default=(50, 50, 50, 1), description="Widths of the fitting network; the last one is 1.")
+
+    @field_validator("network_size")
+    @classmethod
+    def _ends_in_one(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value[-1] != 1:
+            value = (*value, 1)
+        return value
+
+
+class Optimizer(Settings):
+    """Optimizer. ``explicit`` is False when the user named none; then it is Adam, and a note says so."""
+
+    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"explicit"})
+    aliases: ClassVar[dict[str, str]] = {
+        "optimizer": "name",
+        "opt_name": "name",
+        "start_lr": "learning_rate",
+        "lr_start": "learning_rate",
+        "lr": "learning_rate",
+        "lr_stop": "stop_lr",
+    }
+
+    name: Literal["ADAM", "LKF", "GKF", "SGD"] = Field(
+        default="ADAM", description="ADAM, LKF, GKF or SGD (JSON key `optimizer`); any case."
+    )
+    explicit: bool = Field(default=False, description="Whether the user named the optimizer.")
+    epochs: PositiveInt = Field(default=30, description="Passes over the training data.")
+    batch_size: PositiveInt = Field(default=1, description="Frames a step.")
+    print_freq: PositiveInt = Field(default=10, description="A line of lcurve.csv every so many steps.")
+    learning_rate: PositiveFloat = Field(default=1e-3, description="Adam: learning rate at the start.")
+    stop_lr: PositiveFloat = Field(default=3.5e-6, description="Adam: learning rate at the last step; it decays exponentially.")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="Adam: decoupled weight decay.")
+    train_energy: bool = Field(default=True, description="Train on energies.")
+    train_force: bool = Field(default=True, description="Train on forces.")
+    train_virial: bool = Field(default=False, description="Train on virials; frames without one train on energy and forces.")
+    start_pre_fac_etot: NonNegativeFloat = Field(default=0.02, description="Adam: weight of the energy (per atom) at the start.")
+    end_pre_fac_etot: NonNegativeFloat = Field(default=1.0, description="Adam: weight of the energy at the end.")
+    start_pre_fac_force: NonNegativeFloat = Field(default=1000.0, description="Adam: weight of the forces at the start.")
+    end_pre_fac_force: NonNegativeFloat = Field(default=1.0, description="Adam: weight of the forces at the end.")
+    start_pre_fac_virial: NonNegativeFloat = Field(
+        default=0.02, description="Adam: weight of the virial (per atom) at the start; used with train_virial."
+    )
+    end_pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Adam: weight of the virial at the end; used with train_virial.")
+    pre_fac_etot: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the energy.")
+    pre_fac_force: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the forces.")
+    pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the virial.")
+    block_size: PositiveInt = Field(default=5120, description="Kalman filter: largest block of the covariance.")
+    kalman_lambda: Fraction = Field(default=0.98, description="Kalman filter: memory factor at the start.")
+    kalman_nue: Fraction = Field(default=0.9987, description="Kalman filter: rate at which the memory factor goes to 1.")
+    p0_weight: NonNegativeFloat = Field(default=0.01, description="Kalman filter: initial covariance is p0_weight times the identity.")
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.strip().upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rates(self) -> Optimizer:
+        if self.stop_lr > self.learning_rate:
+            raise ValueError(f"stop_lr ({self.stop_lr:g}) exceeds learning_rate ({self.learning_rate:g}): the rate decays")
+        if not (self.train_energy or self.train_force or self.train_virial):
+            raise ValueError("train_energy, train_force and train_virial are all false: there is nothing to train on")
+        return self
+
+
+class TrainSettings(Settings):
+    """The ``train`` section of param.json, and TRAIN.json of ``pwact-like train``."""
+
+    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"raw"})
+    aliases: ClassVar[dict[str, str]] = {"fitting_net": "fitting"}
+
+    model_type: ModelType = Field(default="DP", description="DP, NEP, LINEAR, NN or LSP; any case.")
+    atom_type: Elements = Field(description="Elements of the model: atomic numbers or symbols, one or a list.")
+    engine: str = Field(
+        default="embedded",
+        description="Training engine: embedded, matpl, deepmd, …; follows from the command of resource.json when left out.",
+    )
+    descriptor: Descriptor = Field(default_factory=Descriptor, description="Descriptor; inside `model`, as in MatPL, or at this level.")
+    fitting: Fitting = Field(
+        default_factory=Fitting, description="Fitting network (`fitting_net`); inside `model`, as in MatPL, or at this level."
+    )
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: Adam.")
+    seed: Int | None = Field(
+        default=None, description="Seed of a stand-alone training; in a campaign every member's seed follows from the campaign's seed."
+    )
+    train_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: labelled data.")
+    valid_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: validation data; left out: all frames train.")
+    test_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: data that is only evaluated at the end.")
+    format: str | None = Field(default=None, description="Stand-alone training: format of the data; guessed when left out.")
+    raw: dict[str, Any] = Field(default_factory=dict, description="The section as the user wrote it.")
+
+    @field_validator("model_type", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.strip().upper() if isinstance(value, str) else value
+
+    @field_validator("atom_type")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("name at least one element")
+        if len(set(value)) != len(value):
+            raise ValueError("an element is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _sel_length(self) -> TrainSettings:
+        sel = self.descriptor.sel
+        if sel is not None and len(sel) not in (1, len(self.atom_type)):
+            raise ValueError(f"sel has {len(sel)} numbers for {len(self.atom_type)} elements: give one number, or one for each element")
+        return self
