@@ -95,8 +95,10 @@ class TaskMaker:
         for name, target in files.links:
             path = Path(target)
             # a folder (pwmlff/npy) is known by the hashes of its files
-            hashes[name] = self.hash_of(path) if path.is_file() else json.dumps(
-                {str(file.relative_to(path)): self.hash_of(file) for file in sorted(path.rglob("*")) if file.is_file()}
+            hashes[name] = (
+                self.hash_of(path)
+                if path.is_file()
+                else json.dumps({str(file.relative_to(path)): self.hash_of(file) for file in sorted(path.rglob("*")) if file.is_file()})
             )
         return Task(
             key=task_key(engine, {"outputs": files.outputs}, hashes, seed),

@@ -1,0 +1,235 @@
+"""The labelling stage: one task a chosen frame, gates on every label, rejects listed with their reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pwact_like.data.frames import Frame, Origin
+from pwact_like.engines.protocols import Labeler, LabelRequest
+from pwact_like.errors import DataError
+from pwact_like.fsio import delete_with_ledger, is_finished, read_json, read_manifest, relative_path, write_manifest, write_text
+from pwact_like.jobs.types import Task, TaskResult, TaskState
+from pwact_like.outcome import Outcome
+from pwact_like.seeds import derive_seed
+from pwact_like.stages.base import Place, Stage, TaskMaker, check_budget
+from pwact_like.stages.selection import FRAMES_FILE, SELECTION_FILE
+
+if TYPE_CHECKING:
+    from pwact_like.config.common import StageInput
+
+REJECTED_FILE = "rejected.csv"
+TEST_FOLDER = "test"
+
+
+@dataclass(frozen=True)
+class LabelGates:
+    """What a label must pass besides its program's own convergence."""
+
+    net_force_tolerance: float
+    min_distance_ang: float
+
+
+@dataclass
+class LabelStage(Stage):
+    """Label the chosen frames of one iteration.
+
+    Attributes
+    ----------
+    test_share
+        Share of these labels that becomes the fixed test set; 0 when there is one already.
+    """
+
+    place: Place
+    labeler: Labeler
+    entry: StageInput
+    command: str
+    gates: LabelGates
+    failure_budget: float
+    data_format: str
+    test_share: float = 0.0
+    keep_files: bool = False
+    name: str = "label"
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Name the folders."""
+        self.folder = self.place.iteration_folder() / "02.label" / "result"
+        self._select = self.place.iteration_folder() / "01.explore" / "select"
+        self._scf = self.place.iteration_folder() / "02.label" / "scf"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_json(self._select / SELECTION_FILE)
+        return rows
+
+    def _asked(self, rows: Sequence[Mapping[str, Any]]) -> list[Frame]:
+        if not rows:
+            return []
+        from pwact_like.data.formats import read_frames
+
+        frames = read_frames(self._select / FRAMES_FILE, "extxyz")
+        if len(frames) != len(rows):
+            raise DataError(f"{self._select / FRAMES_FILE}: {len(frames)} frames, but {SELECTION_FILE} lists {len(rows)}; was it edited?")
+        return frames
+
+    def task_folder(self, row: Mapping[str, Any]) -> Path:
+        """``scf/<md>/<leaf>/STEP-scf``."""
+        return self._scf / row["system"] / row["leaf"] / f"{row['step']}-scf"
+
+    def plan(self) -> list[Task]:
+        """One task a frame that is not rejected beforehand."""
+        rows = self._rows()
+        make_task = TaskMaker(self.place)
+        tasks = []
+        for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):
+            if row["reject"] is not None:
+                continue
+            seed = derive_seed(self.place.root_seed, self.place.iteration, "label", index)
+            request = LabelRequest("scf", frame.atoms, self.entry, seed)
+            folder = self.task_folder(row)
+            files = self.labeler.write(folder, request)
+            tasks.append(make_task(self.labeler.name, folder, "DFT", self.labeler.commands(self.command, request), files, seed))
+        return tasks
+
+    def judge(self, task: Task, attempt: Path) -> Outcome:
+        """The labeler's word."""
+        return self.labeler.outcome(attempt, "scf")
+
+    def collect(self, results: Mapping[str, TaskResult]) -> None:
+        """Read, gate and write the labels.
+
+        Raises
+        ------
+        BudgetExceededError
+            When more labels were rejected than the budget allows; nothing is lost, the next start looks again.
+        """
+        rows = self._rows()
+        labelled: list[Frame] = []
+        rejected: list[tuple[Mapping[str, Any], str]] = []
+        for index, (row, asked) in enumerate(zip(rows, self._asked(rows), strict=True)):
+            frame_or_reason = self._label_of(row, asked, index, results)
+            if isinstance(frame_or_reason, str):
+                rejected.append((row, frame_or_reason))
+            else:
+                labelled.append(frame_or_reason)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / REJECTED_FILE, self._rejected_text(rejected))
+        check_budget(len(rejected), len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
+        self._write_product(labelled, rejected, results)
+        if not self.keep_files:
+            self._clean()
+
+    def _label_of(self, row: Mapping[str, Any], asked: Frame, index: int, results: Mapping[str, TaskResult]) -> Frame | str:
+        from pwact_like.data.checks import check_label
+
+        if row["reject"] is not None:
+            return str(row["reject"])
+        folder = self.task_folder(row)
+        result = results[relative_path(folder, self.place.work_dir)]
+        if result.state is not TaskState.ACCEPTED:
+            return result.reason
+        try:
+            (frame,) = self.labeler.read(folder, "scf")
+        except (DataError, ValueError) as error:
+            return f"cannot be read: {error}"
+        reason = check_label(
+            frame,
+            asked.atoms,
+            net_force_tolerance=self.gates.net_force_tolerance,
+            min_distance_ang=self.gates.min_distance_ang,
+        )
+        if reason is not None:
+            return reason
+        origin = Origin(
+            source=relative_path(folder, self.place.work_dir),
+            iteration=self.place.iteration,
+            task=str(row["leaf"]),
+            step=int(row["step"]),
+            seed=derive_seed(self.place.root_seed, self.place.iteration, "label", index),
+        )
+        return replace(frame, origin=origin, level_of_theory=self.labeler.level_of_theory(self.entry))
+
+    def _write_product(
+        self, labelled: list[Frame], rejected: Sequence[tuple[Mapping[str, Any], str]], results: Mapping[str, TaskResult]
+    ) -> None:
+        from pwact_like.data.dataset import dataset_hash, split
+
+        test: list[Frame] = []
+        train = labelled
+        if self.test_share > 0.0 and len(labelled) > 1:
+            train, test = split(labelled, self.test_share, derive_seed(self.place.root_seed, self.place.iteration, "test set"))
+        outputs = [REJECTED_FILE]
+        data = ""
+        if train:
+            data = write_labels(self.folder, train, self.data_format)
+            outputs += files_below(self.folder, data)
+        test_data = ""
+        if test:
+            test_data = f"{TEST_FOLDER}/{write_labels(self.folder / TEST_FOLDER, test, 'extxyz')}"
+            outputs.append(test_data)
+        write_manifest(
+            self.folder,
+            "labels",
+            inputs={result.task.name: result.task.key for result in results.values()},
+            outputs=outputs,
+            facts={
+                "engine": self.labeler.name,
+                "engine_version": self.labeler.version(),
+                "level_of_theory": self.labeler.level_of_theory(self.entry),
+                "data": data,
+                "data_format": self.data_format,
+                "test_data": test_data,
+                "asked": len(labelled) + len(rejected),
+                "labelled": len(labelled),
+                "rejected": len(rejected),
+                "train_frames": len(train),
+                "test_frames": len(test),
+                "sha256": dataset_hash(labelled),
+            },
+        )
+
+    def _rejected_text(self, rejected: Sequence[tuple[Mapping[str, Any], str]]) -> str:
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["leaf", "step", "folder", "reason"])
+        for row, reason in rejected:
+            writer.writerow([row["leaf"], row["step"], relative_path(self.task_folder(row), self.place.work_dir), reason])
+        return stream.getvalue()
+
+    def _clean(self) -> None:
+        """Remove what the programs left in the attempts besides logs (wave functions, densities); results stay."""
+        kept = {"stdout", "stderr", "exit", "claim", "executions.log"}
+        doomed = []
+        for attempts in sorted(self._scf.glob("*/*/*-scf/.attempt")):
+            for path in sorted(attempts.glob("*/*")):
+                if path.name not in kept:
+                    doomed.append(path)
+        delete_with_ledger(self._scf.parent, doomed, "strategy: reserve_scf_files is false")
+
+
+def write_labels(folder: Path, frames: Sequence[Frame], data_format: str) -> str:
+    """Write labelled frames as PWact's users know them; returns the name below ``folder``."""
+    from pwact_like.data.formats import write_frames
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "train.xyz" if data_format == "extxyz" else "PWdata"
+    write_frames(folder / name, list(frames), data_format)
+    return name
+
+
+def files_below(folder: Path, name: str) -> list[str]:
+    """Files of a product's output, which may be a file or a folder, relative to ``folder``."""
+    path = folder / name
+    if path.is_file():
+        return [name]
+    return sorted(os.path.relpath(file, folder) for file in path.rglob("*") if file.is_file())
+
+
+def label_facts(folder: Path) -> dict[str, Any] | None:
+    """Facts of a finished ``02.label/result``, or None."""
+    return read_manifest(folder)["facts"] if is_finished(folder) else None

@@ -1,0 +1,199 @@
+"""The selection stage: classify every explored frame, choose what is labelled, fetch those frames.
+
+It reads deviation tables and nothing else of the exploration, then fetches the chosen frames; all of it in a child
+process, so that the master stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pwact_like.data.frames import Frame, Origin
+from pwact_like.fsio import write_json, write_manifest, write_text
+from pwact_like.jobs.types import Task, TaskResult
+from pwact_like.outcome import Ok, Outcome
+from pwact_like.stages.base import Fork, Place, Stage
+from pwact_like.stages.exploration import trajectories_of
+from pwact_like.stages.frame_pool import CSV_NAMES, FramePool, read_pool, write_csvs
+from pwact_like.uncertainty.choice import Choice, choose
+from pwact_like.uncertainty.levels import TrustLevels
+
+if TYPE_CHECKING:
+    from pwact_like.engines.protocols import Explorer
+
+SELECTION_FILE = "selection.json"
+FRAMES_FILE = "candidate.xyz"
+SUMMARY_FILE = "select_summary.txt"
+
+
+@dataclass(frozen=True)
+class SelectionRequest:
+    """Everything the child process needs; picklable."""
+
+    place: Place
+    explorer: Explorer
+    md_folder: Path
+    folder: Path
+    levels: TrustLevels
+    random_share: float
+    lmps_tolerance: bool
+    min_distance_ang: float
+
+
+@dataclass
+class SelectionStage(Stage):
+    """Choose the frames of one iteration."""
+
+    request: SelectionRequest
+    fork: Fork
+    name: str = "select"
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Name the folder."""
+        self.folder = self.request.folder
+
+    def plan(self) -> list[Task]:
+        """Nothing to submit."""
+        return []
+
+    def judge(self, task: Task, attempt: Path) -> Outcome:
+        """Nothing to judge."""
+        return Ok()
+
+    def collect(self, results: Mapping[str, TaskResult]) -> None:
+        """Run the selection in a child process, then write the manifest."""
+        facts = self.fork(select, self.request)
+        outputs = [*CSV_NAMES.values(), SELECTION_FILE, SUMMARY_FILE, *([FRAMES_FILE] if facts["selected"] else [])]
+        write_manifest(self.folder, "selection", outputs=outputs, facts=facts)
+
+
+def select(request: SelectionRequest) -> dict[str, Any]:
+    """Classify, choose, fetch, and write every file of the selection; returns its facts (runs in a child process)."""
+    trajectories = trajectories_of(request.md_folder)
+    pool = read_pool(trajectories, request.place.work_dir, lmps_tolerance=request.lmps_tolerance)
+    classes = pool.classify(request.levels)
+    choice = choose(
+        classes,
+        pool.values,
+        pool.groups,
+        pool.quotas,
+        eligible=pool.eligible,
+        random_share=request.random_share,
+        root_seed=request.place.root_seed,
+        iteration=request.place.iteration,
+    )
+    request.folder.mkdir(parents=True, exist_ok=True)
+    rows = _fetch(request, pool, choice, trajectories)
+    write_csvs(request.folder, pool, classes, choice)
+    write_json(request.folder / SELECTION_FILE, rows)
+    counts = pool.counts(classes)
+    facts: dict[str, Any] = {
+        **counts,
+        "trajectories": len(trajectories),
+        "lower": request.levels.lower,
+        "upper": request.levels.upper,
+        "kind": pool.kind,
+        "selected": len(rows),
+        "chosen_candidates": len(choice.candidates),
+        "chosen_random": len(choice.random),
+        "rescued": len(choice.rescued),
+        "unphysical": sum(row["reject"] is not None for row in rows),
+        "notes": list(pool.notes),
+    }
+    write_text(request.folder / SUMMARY_FILE, summary(facts, trajectories, pool))
+    return facts
+
+
+def _fetch(request: SelectionRequest, pool: FramePool, choice: Choice, trajectories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Fetch the chosen frames into candidate.xyz, in the order of the rows of selection.json."""
+    from pwact_like.data.checks import minimum_distance
+    from pwact_like.data.formats import write_frames
+
+    kinds = {"candidate": choice.candidates, "random": choice.random, "rescued": choice.rescued}
+    kind_of = {int(index): kind for kind, indices in kinds.items() for index in indices}
+    frames: list[Frame] = []
+    rows: list[dict[str, Any]] = []
+    wanted = np.array(sorted(kind_of), dtype=np.int64)
+    for trajectory in np.unique(pool.trajectory[wanted]):
+        row = trajectories[int(trajectory)]
+        indices = wanted[pool.trajectory[wanted] == trajectory]
+        steps = [int(step) for step in pool.steps[indices]]
+        folder = (request.place.work_dir / str(row["trajectory"])).parent
+        for index, step, atoms in zip(indices, steps, request.explorer.frames(folder, steps), strict=True):
+            distance = minimum_distance(atoms)
+            too_close = distance < request.min_distance_ang
+            rows.append(
+                {
+                    "system": row["system"],
+                    "leaf": row["leaf"],
+                    "step": step,
+                    "value": float(pool.values[index]) if np.isfinite(pool.values[index]) else None,
+                    "why": kind_of[int(index)],
+                    "reject": f"two atoms only {distance:.3f} Å apart (strategy.min_distance_ang {request.min_distance_ang})"
+                    if too_close
+                    else None,
+                }
+            )
+            origin = Origin(source=str(row["trajectory"]), iteration=request.place.iteration, task=str(row["leaf"]), step=step)
+            frames.append(Frame(atoms, origin=origin))
+    if frames:
+        write_frames(request.folder / FRAMES_FILE, frames, "extxyz")
+    return rows
+
+
+def summary(facts: Mapping[str, Any], trajectories: Sequence[Mapping[str, Any]], pool: FramePool) -> str:
+    """Text of select_summary.txt."""
+    planned = facts["frames_planned"]
+    lines = [
+        f"levels: lower {facts['lower']} upper {facts['upper']} eV/Å ({facts['kind']})",
+        counts_line(facts),
+        f"frames written {facts['frames']}, missing of those planned {planned - facts['frames']} (counted as error)",
+        f"for labelling: {facts['chosen_candidates']} candidates, {facts['chosen_random']} at random"
+        + (f", {facts['rescued']} of the least bad failed frames (there was no candidate)" if facts["rescued"] else ""),
+        "",
+        f"{'trajectory':<32} {'planned':>8} {'accurate':>9} {'candidate':>10} {'error':>7}  end",
+    ]
+    for index, row in enumerate(trajectories):
+        accurate, candidate, failed = pool.counts_of(index, TrustLevels(facts["lower"], facts["upper"]))
+        lines.append(
+            f"{row['leaf']:<32} {row['frames_planned']:>8} {accurate:>9} {candidate:>10} {failed:>7}  {row['ended'] or 'complete'}"
+        )
+    lines += ["", *facts["notes"]] if facts["notes"] else []
+    return "\n".join(lines) + "\n"
+
+
+def counts_line(facts: Mapping[str, Any]) -> str:
+    """The counts as PWact's users know them, fractions of the planned frames."""
+    total = facts["frames_planned"]
+
+    def part(name: str, count: int) -> str:
+        return f"{name} {count} rate {100.0 * count / total if total else 0.0:.2f}%"
+
+    return "    ".join(
+        [
+            f"Total structures {total}",
+            part("accurate", facts["accurate"]),
+            part("selected", facts["candidate"]),
+            part("error", facts["failed"]),
+        ]
+    )
+
+
+def selection_request(place: Place, explorer: Explorer, md_folder: Path, strategy: Any, levels: TrustLevels) -> SelectionRequest:
+    """Request of one iteration from the campaign's strategy."""
+    return SelectionRequest(
+        place=place,
+        explorer=explorer,
+        md_folder=md_folder,
+        folder=md_folder.parent / "select",
+        levels=levels,
+        random_share=strategy.random_share,
+        lmps_tolerance=strategy.lmps_tolerance,
+        min_distance_ang=strategy.min_distance_ang,
+    )

@@ -1,0 +1,111 @@
+"""Drives one stage at a time: plan, dispatch, collect. There is no resume mode: a finished stage is skipped."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol
+
+from pwact_like.crashpoints import reach
+from pwact_like.errors import PwactLikeError
+from pwact_like.jobs.types import Judge, Task, TaskResult, TaskState
+from pwact_like.stages.base import Stage
+
+log = logging.getLogger(__name__)
+
+
+class Dispatching(Protocol):
+    """What the driver needs of a dispatcher."""
+
+    def run(self, tasks: Sequence[Task], judge: Judge) -> Mapping[str, TaskResult]:
+        """Run the tasks to their ends."""
+
+    def dry_run(self, tasks: Sequence[Task]) -> Any:
+        """Write every script, submit nothing."""
+
+
+class DryRunDone(PwactLikeError):
+    """A dry run has written the first stage that would submit."""
+
+    exit_status = 0
+
+    def __init__(self, stage: Stage, tasks: Sequence[Task]) -> None:
+        self.stage_name = stage.name
+        self.tasks = tuple(tasks)
+        super().__init__(f"dry run: wrote {len(tasks)} tasks of the stage {stage.name!r}; submitted nothing")
+
+
+class Driver:
+    """Runs stages through a dispatcher.
+
+    Parameters
+    ----------
+    dispatcher
+        Takes the tasks.
+    on_change
+        Called when a stage begins or ends, with its name and "begun" or "finished".
+    dry_run
+        Stop, with DryRunDone, at the first stage that would submit.
+    """
+
+    def __init__(self, dispatcher: Dispatching, on_change: Callable[[Stage, str], None], *, dry_run: bool = False) -> None:
+        self._dispatcher = dispatcher
+        self._on_change = on_change
+        self._dry_run = dry_run
+
+    def __call__(self, stage: Stage) -> None:
+        """Bring a stage to its end.
+
+        Raises
+        ------
+        DryRunDone
+            In a dry run, at the first stage that would submit.
+        """
+        if stage.finished:
+            return
+        self._on_change(stage, "begun")
+        tasks = stage.plan()
+        reach("stage-planned")
+        if self._dry_run and tasks:
+            self._dispatcher.dry_run(tasks)
+            raise DryRunDone(stage, tasks)
+        if tasks:
+            log.info("%s: %d tasks", stage.name, len(tasks))
+        results = self._dispatcher.run(tasks, stage.judge) if tasks else {}
+        for name in sorted(results):
+            result = results[name]
+            if result.state is TaskState.FAILED:
+                log.warning("%s failed after %d attempts: %s", name, result.attempts, result.reason)
+            elif result.note:
+                log.info("%s: %s", name, result.note)
+        reach("collecting")
+        stage.collect(results)
+        self._on_change(stage, "finished")
+
+
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches every process of the terminal; the master alone decides what ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def fork(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a module-level function in a fresh child process, so that what it imports and reads leaves the master small.
+
+    Raises
+    ------
+    PwactLikeError
+        Whatever the function raised, or when the child was killed (out of memory, most often).
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_ignore_interrupts) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise PwactLikeError(
+                f"the child process that ran {function.__name__} was killed; most often the login node's memory limit: "
+                "start again on a machine with more memory, or label fewer frames at a time"
+            ) from error
