@@ -1,0 +1,55 @@
+"""For all tests: one thread each, no kill point from outside, and in CI no skip for want of a program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+import support
+
+from pwact_like.crashpoints import KILL_AT_VARIABLE
+
+# before anything imports numpy or torch (nothing above does): the workers must not fight for the cores, and results must not depend on them
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip for want of a program into a failure, in CI."""
+    if not (report.skipped and support.in_ci() and isinstance(report.longrepr, tuple)):
+        return
+    path, line, reason = report.longrepr
+    reason = reason.removeprefix("Skipped: ")
+    if reason.startswith(support.NEEDS_PROGRAM):
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: {reason} (in CI every program must be there)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """See `_refuse_skip`; an expected failure (xfail) is left alone."""
+    report = yield
+    if not hasattr(report, "wasxfail"):
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module that skips itself."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_kill_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill point of the caller's shell must not end the tests."""
+    monkeypatch.delenv(KILL_AT_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def require_program():
+    """`support.require_program` as a fixture."""
+    return support.require_program
