@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from pwact_like import __version__
@@ -26,6 +30,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
 }
 
+# package that only an extra brings → the extra; every other missing module is a broken installation
+EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report"}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of the launcher itself; a command's own options are added once it is known."""
@@ -43,26 +50,65 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the launcher; returns the exit status."""
+    """Run the launcher; returns the exit status (0; 1 a fault of ours; 2 bad input; others: see ``errors``)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     if not arguments:
-        parser.print_help()
+        parser.print_help(sys.stderr)
         return 2
     namespace = parser.parse_args(arguments[:1])
     name = namespace.command.lower().replace("-", "_")
     if name not in COMMANDS:
-        parser.error(f"unknown command {namespace.command!r}; commands: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        parser.error(f"unknown command {namespace.command!r}; {hint}")
+    try:
+        return _run_command(name, arguments[1:])
+    except PwactLikeError as error:
+        return _say(name, str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _say(name, "interrupted", 130)
+    except BrokenPipeError:
+        # the reader (head, less) has gone; without this Python complains once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            return _say_fault(name)
+        return _say(name, f"this needs the package {error.name}, which is not installed: pip install 'pwact-like[{extra}]'", 2)
+    except OSError as error:
+        return _say_os_error(name, error)
+    except Exception:
+        return _say_fault(name)
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    """Import one command's module, parse its options and run it."""
     module_name, text = COMMANDS[name]
     module = importlib.import_module(module_name)
-    command_parser = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"pwact-like {name}", description=module.__doc__ or text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    module.configure(command_parser)
-    try:
-        return int(module.run(command_parser.parse_args(arguments[1:])))
-    except PwactLikeError as error:
-        print(f"pwact-like {name}: {error}", file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        return 0
+    module.configure(parser)
+    return int(module.run(parser.parse_args(arguments)))
+
+
+def _say(name: str, text: str, status: int) -> int:
+    print(f"pwact-like {name}: {text}", file=sys.stderr)
+    return status
+
+
+def _say_fault(name: str) -> int:
+    traceback.print_exc()
+    return _say(name, f"this is a fault of pwact_like {__version__} itself; please report it with the lines above", 1)
+
+
+def _say_os_error(name: str, error: OSError) -> int:
+    """A full disk or a folder without permission is no fault of ours: name the place and the cure."""
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _say(name, f"{place}the disk or its quota is full; make room and give the same command again: what is finished is kept", 1)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+        return _say(name, f"{place}{error.strerror}; check the path and its permissions", 2)
+    return _say_fault(name)
