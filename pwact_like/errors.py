@@ -64,6 +64,10 @@ class InputError(PwactLikeError):
             text = "\n".join(f"{number}. {problem}" for number, problem in enumerate(self.problems, start=1))
         super().__init__(text)
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem, ...]]]:
+        """Pickle with the problems, not with the text (it travels back from child processes)."""
+        return type(self), (self.problems,)
+
 
 class NotAvailableError(PwactLikeError):
     """Something known that is not built yet, or whose program is not installed; the message names the cure."""
@@ -90,7 +94,7 @@ class LockedError(PwactLikeError):
 
 
 class FencedError(PwactLikeError):
-    """This master has lost its lock to another one and must not write any more."""
+    """The master has lost its lock to another one and must not write any more."""
 
     exit_status = 4
 
@@ -110,3 +114,7 @@ class StopRequested(PwactLikeError):
         self.signum = signum
         self.exit_status = 128 + signum
         super().__init__(f"stopped by signal {signum}")
+
+    def __reduce__(self) -> tuple[type[StopRequested], tuple[int]]:
+        """Pickle with the signal."""
+        return type(self), (self.signum,)

@@ -130,7 +130,7 @@ def require_all(results: Mapping[str, TaskResult], what: str) -> None:
         raise JobError(f"{len(failed)} of {len(results)} {what} tasks failed for good; nothing can go on without them:\n{lines}")
 
 
-def check_budget(n_failed: int, n_all: int, budget: float, what: str, where: Path) -> None:
+def check_budget(n_failed: int, n_all: int, budget: float, what: str, where: Path | str) -> None:
     """Raise when more than the budgeted share failed.
 
     Raises

@@ -12,7 +12,7 @@ from pwact_like.fsio import read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
-from pwact_like.stages.base import Place, Stage, TaskMaker
+from pwact_like.stages.base import Place, Stage, TaskMaker, check_budget, failures
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -117,6 +117,7 @@ class ExplorationStage(Stage):
     runs: Sequence[Run]
     upper_level: float
     read_structure: ReadStructure
+    failure_budget: float = 0.5
     name: str = "explore"
     folder: Path = field(init=False)
 
@@ -156,7 +157,16 @@ class ExplorationStage(Stage):
         return self.explorer.outcome(attempt)
 
     def collect(self, results: Mapping[str, TaskResult]) -> None:
-        """List every trajectory with what was planned; a lost one stays in the list, its frames count as failed."""
+        """List every trajectory with what was planned; a lost one stays in the list, its frames count as failed.
+
+        Raises
+        ------
+        BudgetExceededError
+            When more runs were lost than the budget allows (a program that does not start, most often).
+        """
+        lost = failures(results)
+        reasons = "; ".join(f"{result.task.name}: {result.reason}" for result in lost[:3])
+        check_budget(len(lost), len(results), self.failure_budget, "exploration", f"{self.place.work_dir / 'run.log'} ({reasons})")
         trajectories: list[dict[str, Any]] = []
         for run in self.runs:
             folder = self.run_folder(run)

@@ -12,6 +12,7 @@ from pwact_like.fsio import write_manifest
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome
 from pwact_like.stages.base import Fork, Place, Stage
+from pwact_like.stages.labelling import HASHES_FILE, write_hashes
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
@@ -60,7 +61,7 @@ class InitialDataStage(Stage):
     def collect(self, results: Mapping[str, TaskResult]) -> None:
         """Read and write in a child process (large files stay out of the master)."""
         facts = self.fork(make_initial_data, self.request)
-        outputs = [name for kind, name in FILES.items() if facts["frames"][kind]]
+        outputs = [name for kind, name in FILES.items() if facts["frames"][kind]] + [HASHES_FILE]
         write_manifest(self.folder, "dataset", outputs=outputs, facts=facts)
 
 
@@ -73,7 +74,7 @@ def make_initial_data(request: InitialDataRequest) -> dict[str, Any]:
         For data without labels, of elements that the model does not know, of mixed levels of theory, or for frames that
         stand in two of the three sets.
     """
-    from pwact_like.data.dataset import dataset_hash, read_data_paths, split
+    from pwact_like.data.dataset import read_data_paths, split
     from pwact_like.data.formats import write_frames
 
     sets: dict[str, list[Frame]] = {
@@ -91,9 +92,9 @@ def make_initial_data(request: InitialDataRequest) -> dict[str, Any]:
     for kind, name in FILES.items():
         if sets[kind]:
             write_frames(request.folder / name, sets[kind], "extxyz")
+    write_hashes(request.folder, [frame for frames in sets.values() for frame in frames])
     return {
         "frames": {kind: len(frames) for kind, frames in sets.items()},
-        "sha256": {kind: dataset_hash(frames) for kind, frames in sets.items()},
         "test_source": source,
         "levels_of_theory": sorted({frame.level_of_theory for frames in sets.values() for frame in frames}),
         "seed": request.seed,

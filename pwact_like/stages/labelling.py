@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 from pwact_like.data.frames import Frame, Origin
 from pwact_like.engines.protocols import Labeler, LabelRequest
 from pwact_like.errors import DataError
-from pwact_like.fsio import delete_with_ledger, is_finished, read_json, read_manifest, relative_path, write_manifest, write_text
+from pwact_like.fsio import delete_with_ledger, read_json, relative_path, write_manifest, write_text
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
-from pwact_like.stages.base import Place, Stage, TaskMaker, check_budget
+from pwact_like.stages.base import Fork, Place, Stage, TaskMaker, check_budget
 from pwact_like.stages.selection import FRAMES_FILE, SELECTION_FILE
 
 if TYPE_CHECKING:
     from pwact_like.config.common import StageInput
 
 REJECTED_FILE = "rejected.csv"
+HASHES_FILE = "frame_hashes.txt"
 TEST_FOLDER = "test"
 
 
@@ -52,6 +53,7 @@ class LabelStage(Stage):
     gates: LabelGates
     failure_budget: float
     data_format: str
+    fork: Fork
     test_share: float = 0.0
     keep_files: bool = False
     name: str = "label"
@@ -59,7 +61,7 @@ class LabelStage(Stage):
 
     def __post_init__(self) -> None:
         """Name the folders."""
-        self.folder = self.place.iteration_folder() / "02.label" / "result"
+        self.folder = label_folder(self.place)
         self._select = self.place.iteration_folder() / "01.explore" / "select"
         self._scf = self.place.iteration_folder() / "02.label" / "scf"
 
@@ -101,13 +103,27 @@ class LabelStage(Stage):
         return self.labeler.outcome(attempt, "scf")
 
     def collect(self, results: Mapping[str, TaskResult]) -> None:
-        """Read, gate and write the labels.
+        """Read, gate and write the labels, in a child process (outputs of DFT programs are large).
 
         Raises
         ------
         BudgetExceededError
             When more labels were rejected than the budget allows; nothing is lost, the next start looks again.
         """
+        quiet = replace(self, fork=no_fork)
+        outputs, facts = self.fork(collect_labels, quiet, dict(results))
+        write_manifest(
+            self.folder,
+            "labels",
+            inputs={result.task.name: result.task.key for result in results.values()},
+            outputs=outputs,
+            facts=facts,
+        )
+        if not self.keep_files:
+            self._clean()
+
+    def make_product(self, results: Mapping[str, TaskResult]) -> tuple[list[str], dict[str, Any]]:
+        """Everything of the product but its manifest; returns the names of its files and its facts."""
         rows = self._rows()
         labelled: list[Frame] = []
         rejected: list[tuple[Mapping[str, Any], str]] = []
@@ -120,9 +136,7 @@ class LabelStage(Stage):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / REJECTED_FILE, self._rejected_text(rejected))
         check_budget(len(rejected), len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
-        self._write_product(labelled, rejected, results)
-        if not self.keep_files:
-            self._clean()
+        return self._write_product(labelled, rejected)
 
     def _label_of(self, row: Mapping[str, Any], asked: Frame, index: int, results: Mapping[str, TaskResult]) -> Frame | str:
         from pwact_like.data.checks import check_label
@@ -154,16 +168,14 @@ class LabelStage(Stage):
         )
         return replace(frame, origin=origin, level_of_theory=self.labeler.level_of_theory(self.entry))
 
-    def _write_product(
-        self, labelled: list[Frame], rejected: Sequence[tuple[Mapping[str, Any], str]], results: Mapping[str, TaskResult]
-    ) -> None:
-        from pwact_like.data.dataset import dataset_hash, split
+    def _write_product(self, labelled: list[Frame], rejected: Sequence[tuple[Mapping[str, Any], str]]) -> tuple[list[str], dict[str, Any]]:
+        from pwact_like.data.dataset import split
 
         test: list[Frame] = []
         train = labelled
         if self.test_share > 0.0 and len(labelled) > 1:
             train, test = split(labelled, self.test_share, derive_seed(self.place.root_seed, self.place.iteration, "test set"))
-        outputs = [REJECTED_FILE]
+        outputs = [REJECTED_FILE, write_hashes(self.folder, labelled)]
         data = ""
         if train:
             data = write_labels(self.folder, train, self.data_format)
@@ -172,26 +184,20 @@ class LabelStage(Stage):
         if test:
             test_data = f"{TEST_FOLDER}/{write_labels(self.folder / TEST_FOLDER, test, 'extxyz')}"
             outputs.append(test_data)
-        write_manifest(
-            self.folder,
-            "labels",
-            inputs={result.task.name: result.task.key for result in results.values()},
-            outputs=outputs,
-            facts={
-                "engine": self.labeler.name,
-                "engine_version": self.labeler.version(),
-                "level_of_theory": self.labeler.level_of_theory(self.entry),
-                "data": data,
-                "data_format": self.data_format,
-                "test_data": test_data,
-                "asked": len(labelled) + len(rejected),
-                "labelled": len(labelled),
-                "rejected": len(rejected),
-                "train_frames": len(train),
-                "test_frames": len(test),
-                "sha256": dataset_hash(labelled),
-            },
-        )
+        facts = {
+            "engine": self.labeler.name,
+            "engine_version": self.labeler.version(),
+            "level_of_theory": self.labeler.level_of_theory(self.entry),
+            "data": data,
+            "data_format": self.data_format,
+            "test_data": test_data,
+            "asked": len(labelled) + len(rejected),
+            "labelled": len(labelled),
+            "rejected": len(rejected),
+            "train_frames": len(train),
+            "test_frames": len(test),
+        }
+        return outputs, facts
 
     def _rejected_text(self, rejected: Sequence[tuple[Mapping[str, Any], str]]) -> str:
         stream = io.StringIO()
@@ -230,6 +236,24 @@ def files_below(folder: Path, name: str) -> list[str]:
     return sorted(os.path.relpath(file, folder) for file in path.rglob("*") if file.is_file())
 
 
-def label_facts(folder: Path) -> dict[str, Any] | None:
-    """Facts of a finished ``02.label/result``, or None."""
-    return read_manifest(folder)["facts"] if is_finished(folder) else None
+def write_hashes(folder: Path, frames: Sequence[Frame]) -> str:
+    """Write the frames' hashes beside them, so that the whole data set's hash needs no frame to be read again."""
+    from pwact_like.data.dataset import frame_hash
+
+    write_text(folder / HASHES_FILE, "".join(f"{frame_hash(frame)}\n" for frame in frames))
+    return HASHES_FILE
+
+
+def collect_labels(stage: LabelStage, results: dict[str, TaskResult]) -> tuple[list[str], dict[str, Any]]:
+    """``stage.make_product`` for a child process."""
+    return stage.make_product(results)
+
+
+def no_fork(*arguments: Any) -> Any:
+    """Stand in for ``fork`` inside a child process."""
+    raise RuntimeError("a child process does not start another one")
+
+
+def label_folder(place: Place) -> Path:
+    """The product folder of an iteration's labels."""
+    return place.iteration_folder() / "02.label" / "result"

@@ -98,6 +98,7 @@ def _random_sample(
 ) -> NDArray[np.int64]:
     if share <= 0.0:
         return np.empty(0, dtype=np.int64)
+    share = min(share, 0.99)  # at 1 the batch would have no end
     wanted = max(1, round(share / (1.0 - share) * len(candidates)))
     # failed frames may be unphysical, and a label of one would say nothing about the region that the MD visits
     pool = (classes != FrameClass.FAILED) & eligible
@@ -107,9 +108,7 @@ def _random_sample(
     return np.sort(generator.choice(indices, size=min(wanted, len(indices)), replace=False))
 
 
-def _least(
-    indices: NDArray[np.int64], values: NDArray[np.float64], groups: NDArray[np.int32], quotas: Sequence[int]
-) -> NDArray[np.int64]:
+def _least(indices: NDArray[np.int64], values: NDArray[np.float64], groups: NDArray[np.int32], quotas: Sequence[int]) -> NDArray[np.int64]:
     chosen = []
     for group, quota in enumerate(quotas):
         members = indices[groups[indices] == group]

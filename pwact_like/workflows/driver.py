@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
@@ -92,8 +92,10 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def fork(function: Callable[..., Any], *arguments: Any) -> Any:
+def fork(function: Callable[..., Any], *arguments: Any, beat: Callable[[], None] | None = None) -> Any:
     """Run a module-level function in a fresh child process, so that what it imports and reads leaves the master small.
+
+    ``beat`` is called every second meanwhile.
 
     Raises
     ------
@@ -102,8 +104,12 @@ def fork(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_ignore_interrupts) as pool:
+        future = pool.submit(function, *arguments)
+        while not wait([future], timeout=1.0).done:
+            if beat is not None:
+                beat()
         try:
-            return pool.submit(function, *arguments).result()
+            return future.result()
         except BrokenProcessPool as error:
             raise PwactLikeError(
                 f"the child process that ran {function.__name__} was killed; most often the login node's memory limit: "

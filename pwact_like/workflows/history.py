@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pwact_like.fsio import is_finished, read_manifest, write_text
+from pwact_like.stages.labelling import HASHES_FILE
 from pwact_like.stages.selection import counts_line
 
 STAGES = ("train", "explore", "select", "label")
@@ -64,3 +65,12 @@ def write_records(work_dir: Path, n_iterations: int) -> None:
             selections.append(f"iter.{index:04d}  {counts_line(facts['select'])}\n")
     write_text(work_dir / "al.record", "".join(record))
     write_text(work_dir / "iter_select.txt", "".join(selections))
+
+
+def dataset_facts(work_dir: Path, n_iterations: int) -> dict[str, Any]:
+    """Number of labelled frames (training, validation and test) and their hash, in an order-free canonical form."""
+    from pwact_like.data.dataset import combine_hashes
+
+    folders = [work_dir / "dataset", *(work_dir / f"iter.{index:04d}" / _FOLDERS["label"] for index in range(n_iterations))]
+    hashes = [line for folder in folders if is_finished(folder) for line in (folder / HASHES_FILE).read_text().split()]
+    return {"frames": len(hashes), "sha256": combine_hashes(hashes) if hashes else None}

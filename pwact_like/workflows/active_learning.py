@@ -1,0 +1,272 @@
+"""run: train → explore → select → label, again and again until the entries of md_jobs are done or converged.
+
+What comes next is a function of the finished products alone; there is no other state. So a start after a kill walks
+over the finished stages and goes on where the last one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pwact_like.config.common import DataPath
+from pwact_like.crashpoints import reach
+from pwact_like.engines.protocols import Explorer, Labeler, Trainer
+from pwact_like.errors import InputError, JobError, Problem
+from pwact_like.fsio import read_manifest
+from pwact_like.seeds import derive_seed
+from pwact_like.stages.base import Place
+from pwact_like.stages.exploration import ExplorationStage, plan_runs
+from pwact_like.stages.initial_data import InitialDataRequest, InitialDataStage
+from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
+from pwact_like.stages.selection import SelectionStage, selection_request
+from pwact_like.stages.thinning import thin_trajectories
+from pwact_like.stages.training import TrainingStage
+from pwact_like.uncertainty.levels import TrustLevels
+from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
+from pwact_like.workflows.history import dataset_facts, iteration_row, write_records
+from pwact_like.workflows.session import Session
+
+if TYPE_CHECKING:
+    from pwact_like.config.run import RunParam
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CampaignEnd:
+    """How a campaign ended: ``converged`` or ``finished``, why, and the final models."""
+
+    state: str
+    reason: str
+    models: tuple[Path, ...]
+
+
+@dataclass
+class Campaign:
+    """One campaign in one folder."""
+
+    session: Session
+    param: RunParam
+    trainer: Trainer
+    explorer: Explorer
+    labeler: Labeler
+    _history: list[IterationFacts] = field(default_factory=list)
+    _entries: list[int | None] = field(default_factory=list)
+
+    def run(self) -> CampaignEnd:
+        """Run, or go on, to the end."""
+        initial = self._initial_data()
+        self.session.drive(initial)
+        models: tuple[Path, ...] = ()
+        upcoming = next_entry(self._history, len(self.param.explore.md_jobs), self.param.strategy.convergence)
+        while True:
+            iteration = len(self._entries)
+            if upcoming.entry is None and models and not self._is_new_data(iteration):
+                return self._end(upcoming, models)
+            self._entries.append(upcoming.entry)
+            self._publish()
+            training = self._training(iteration, models)
+            self._drive(training)
+            models = training.models
+            self._publish(models)
+            if upcoming.entry is None:
+                return self._end(upcoming, models)
+            self._history.append(self._iterate(iteration, upcoming.entry, training))
+            self._publish(models)
+            reach("iteration-done")
+            upcoming = next_entry(self._history, len(self.param.explore.md_jobs), self.param.strategy.convergence)
+            log.info("iteration %d done; %s", iteration, upcoming.reason)
+
+    # ---- one iteration -------------------------------------------------------------------------------------------
+
+    def _iterate(self, iteration: int, entry: int, training: TrainingStage) -> IterationFacts:
+        """Explore, select and label with the iteration's models."""
+        exploration = self._exploration(iteration, entry, training.models)
+        self._drive(exploration)
+        selection = self._selection(iteration, exploration)
+        self._drive(selection)
+        self._warn_if_all_failed(selection.facts)
+        labelling = self._labelling(iteration)
+        self._drive(labelling)
+        if not self.param.reserve_md_traj:
+            self.session.fork(thin_trajectories, self.explorer, exploration.folder, selection.folder, self.param.work_dir)
+        chosen = selection.facts
+        return IterationFacts(
+            entry=entry,
+            frames_planned=chosen["frames_planned"],
+            accurate=chosen["accurate"],
+            labelled=labelling.facts["train_frames"],
+            force_rmse=training.facts["force_rmse_ev_per_ang"],
+        )
+
+    def _drive(self, stage: Any) -> None:
+        self.session.drive(stage)
+        write_records(self.param.work_dir, len(self._entries))
+        reach("record-written")
+
+    def _warn_if_all_failed(self, facts: dict[str, Any]) -> None:
+        if facts["failed"] < facts["frames_planned"]:
+            return
+        text = "every planned frame failed: this is not convergence; shorten or cool the MD of this entry, or raise the upper level"
+        if facts["rescued"]:
+            text += f"; the {facts['rescued']} least bad sane frames are labelled meanwhile"
+        log.warning("%s", text)
+        if text not in self.session.board.notes:
+            self.session.board.notes.append(text)
+
+    # ---- the stages ----------------------------------------------------------------------------------------------
+
+    def _place(self, iteration: int) -> Place:
+        return Place(self.param.work_dir, self.param.seed, iteration)
+
+    def _initial_data(self) -> InitialDataStage:
+        param = self.param
+        if not param.init_data and not param.init_model_list:
+            raise InputError(Problem("param.json: init_data", "neither init_data nor init_model_list is given", "give one of them"))
+        request = InitialDataRequest(
+            folder=param.work_dir / "dataset",
+            init_data=param.init_data,
+            valid_data=param.valid_data,
+            test_data=param.test_data,
+            test_share=param.strategy.test_share,
+            seed=derive_seed(param.seed, "test set"),
+            allow_mixed_theory=param.strategy.allow_mixed_theory,
+            label_theory=self.labeler.level_of_theory(param.dft.entry),
+            elements=tuple(param.train.atom_type),
+        )
+        return InitialDataStage(self._place(0), request, self.session.fork)
+
+    def _training(self, iteration: int, previous: tuple[Path, ...]) -> TrainingStage:
+        param = self.param
+        init_models: tuple[Path, ...] = ()
+        why_skipped = ""
+        if iteration == 0 and param.init_model_list:
+            init_models, why_skipped = param.init_model_list, "init_model_list"
+        elif iteration > 0 and not self._is_new_data(iteration):
+            init_models, why_skipped = previous, "no new labels since these models were trained"
+        elif iteration > 0 and param.use_pre_model:
+            init_models = previous
+        train_data = self._train_data(iteration)
+        if not why_skipped and not train_data:
+            raise JobError(
+                f"{param.work_dir}: there is no training data for iteration {iteration}: no init_data, and no label was accepted"
+            )
+        return TrainingStage(
+            place=self._place(iteration),
+            trainer=self.trainer,
+            settings=param.train,
+            command=self.session.command("train"),
+            n_members=param.strategy.model_num,
+            train_data=train_data,
+            valid_data=self._of_dataset("valid"),
+            test_data=self._test_data(iteration),
+            init_models=init_models,
+            skip_training=bool(why_skipped),
+            why_skipped=why_skipped,
+        )
+
+    def _exploration(self, iteration: int, entry: int, models: tuple[Path, ...]) -> ExplorationStage:
+        from pwact_like.data.formats import read_structure
+
+        strategy, explore = self.param.strategy, self.param.explore
+        return ExplorationStage(
+            place=self._place(iteration),
+            explorer=self.explorer,
+            command=self.session.command("explore"),
+            models=models,
+            runs=plan_runs(explore.md_jobs[entry], explore.sys_configs, strategy.max_select, explore.lmps_in),
+            upper_level=self._levels().upper,
+            read_structure=read_structure,
+            failure_budget=strategy.failure_budget,
+        )
+
+    def _levels(self) -> TrustLevels:
+        strategy = self.param.strategy
+        return TrustLevels(strategy.lower_model_devi_f, strategy.upper_model_devi_f)
+
+    def _selection(self, iteration: int, exploration: ExplorationStage) -> SelectionStage:
+        request = selection_request(self._place(iteration), self.explorer, exploration.folder, self.param.strategy, self._levels())
+        return SelectionStage(request, self.session.fork)
+
+    def _labelling(self, iteration: int) -> LabelStage:
+        strategy = self.param.strategy
+        return LabelStage(
+            place=self._place(iteration),
+            labeler=self.labeler,
+            entry=self.param.dft.entry,
+            command=self.session.command("dft"),
+            gates=LabelGates(strategy.net_force_tolerance, strategy.min_distance_ang),
+            failure_budget=strategy.failure_budget,
+            data_format=self.param.data_format,
+            fork=self.session.fork,
+            test_share=0.0 if self._test_data(iteration) else strategy.test_share,
+            keep_files=self.param.reserve_scf_files,
+        )
+
+    # ---- the data ------------------------------------------------------------------------------------------------
+
+    def _of_dataset(self, kind: str) -> tuple[DataPath, ...]:
+        path = self.param.work_dir / "dataset" / f"{kind}.xyz"
+        return (DataPath(path=path, format="extxyz"),) if path.is_file() else ()
+
+    def _labels(self, before: int) -> list[tuple[Path, dict[str, Any]]]:
+        """Folder and facts of the labels of every earlier iteration."""
+        folders = [label_folder(self._place(iteration)) for iteration in range(before)]
+        return [(folder, read_manifest(folder)["facts"]) for folder in folders]
+
+    def _train_data(self, iteration: int) -> tuple[DataPath, ...]:
+        """The initial data and the labels of every earlier iteration."""
+        paths = list(self._of_dataset("train"))
+        for folder, facts in self._labels(iteration):
+            if facts["train_frames"]:
+                paths.append(DataPath(path=folder / facts["data"], format=facts["data_format"]))
+        return tuple(paths)
+
+    def _test_data(self, iteration: int) -> tuple[DataPath, ...]:
+        """The fixed test set: of the initial data, else of the first labels that there were."""
+        paths = self._of_dataset("test")
+        if paths:
+            return paths
+        for folder, facts in self._labels(iteration):
+            if facts["test_frames"]:
+                return (DataPath(path=folder / facts["test_data"], format="extxyz"),)
+        return ()
+
+    def _is_new_data(self, iteration: int) -> bool:
+        """Whether labels were added after the last training before this iteration."""
+        return iteration > 0 and bool(self._labels(iteration)[-1][1]["train_frames"])
+
+    # ---- what the user sees --------------------------------------------------------------------------------------
+
+    def _publish(self, models: tuple[Path, ...] = ()) -> None:
+        board, work_dir = self.session.board, self.param.work_dir
+        board.iterations = [iteration_row(index, work_dir / f"iter.{index:04d}", entry) for index, entry in enumerate(self._entries)]
+        board.dataset = dataset_facts(work_dir, len(self._entries))
+        if models:
+            board.models = [str(path) for path in models]
+        board.publish()
+
+    def _end(self, upcoming: Next, models: tuple[Path, ...]) -> CampaignEnd:
+        self._publish(models)
+        board = self.session.board
+        board.state, board.reason, board.stage = upcoming.state, upcoming.reason, ""
+        board.publish()
+        log.info("%s: %s", upcoming.state, upcoming.reason)
+        return CampaignEnd(upcoming.state, upcoming.reason, models)
+
+
+def run_campaign(session: Session, loaded: Any) -> CampaignEnd:
+    """Run, or go on with, the campaign of a loaded param.json."""
+    from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
+
+    param = loaded.param
+    return Campaign(
+        session=session,
+        param=param,
+        trainer=trainer_for(param.train),
+        explorer=explorer_for(param.explore),
+        labeler=labeler_for(param.dft.labelling),
+    ).run()

@@ -1,0 +1,173 @@
+"""A master's session in a folder: lock, journal, scheduler, dispatcher, signals, log, status snapshot."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pwact_like.crashpoints import reach
+from pwact_like.errors import InputError, PwactLikeError, StopRequested
+from pwact_like.jobs.choose import choose_scheduler
+from pwact_like.jobs.clock import SystemClock
+from pwact_like.jobs.dispatcher import Dispatcher
+from pwact_like.jobs.journal import Journal
+from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.signals import StopFlag
+from pwact_like.stages.base import Fork, Stage
+from pwact_like.workflows.driver import Driver, DryRunDone, fork
+from pwact_like.workflows.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from pwact_like.config.resource import Resource
+
+WorkflowName = Literal["init_bulk", "run"]
+STATE_DIR = ".pwact_like"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """What a workflow works with.
+
+    ``drive(stage)`` brings a stage to its end, ``fork`` runs a function in a child process, ``board`` is what status
+    shows.
+    """
+
+    work_dir: Path
+    state_dir: Path
+    resource: Resource
+    drive: Driver
+    board: Snapshot
+    fork: Fork
+    stop: StopFlag
+    dry_run: bool
+
+    def command(self, section: Literal["train", "explore", "dft", "direct"]) -> str:
+        """The user's command of a section, "" when resource.json or the section is absent."""
+        settings = getattr(self.resource, section)
+        return "" if settings is None else str(settings.command)
+
+
+@contextmanager
+def open_session(
+    workflow: WorkflowName, loaded: Any, *, dry_run: bool = False, take_over: bool = False, echo: bool = True
+) -> Iterator[Session]:
+    """Hold a folder, and publish how the session ended.
+
+    Parameters
+    ----------
+    workflow
+        Names the state folder and the log.
+    loaded
+        ``config.load.Loaded``.
+    dry_run
+        Stop at the first stage that would submit.
+    take_over
+        Take the lock of a master on another machine.
+    echo
+        Log to the terminal as well.
+    """
+    param, resource = loaded.param, loaded.resource
+    work_dir: Path = param.work_dir
+    work_dir.mkdir(parents=True, exist_ok=True)
+    state_dir = work_dir / STATE_DIR / workflow
+    with ExitStack() as stack:
+        lock = stack.enter_context(MasterLock(state_dir, take_over=take_over))
+        stack.enter_context(_logging(work_dir / f"{workflow}.log", echo=echo))
+        stop = StopFlag()
+        stack.callback(stop.close)
+        stack.enter_context(stop.installed())
+        journal = stack.enter_context(Journal(state_dir, lock))
+        scheduler = choose_scheduler(resource.scheduler, journal, state_dir)
+        dispatcher = Dispatcher(
+            state_dir,
+            work_dir,
+            journal,
+            scheduler,
+            resource,
+            getattr(param, "campaign", "init_bulk"),
+            clock=SystemClock(),
+            on_tick=lambda: board.beat(),
+            stop=stop,
+        )
+        board = Snapshot(state_dir, workflow, getattr(param, "campaign", "init_bulk"), dispatcher.counts, notes=list(loaded.notes))
+
+        def changed(stage: Stage, what: str) -> None:
+            board.stage = stage.name
+            board.publish()
+            log.info("%s %s", stage.name, what)
+            stop.check()
+
+        session = Session(
+            work_dir=work_dir,
+            state_dir=state_dir,
+            resource=resource,
+            drive=Driver(dispatcher, changed, dry_run=dry_run),
+            board=board,
+            fork=functools.partial(fork, beat=board.beat),
+            stop=stop,
+            dry_run=dry_run,
+        )
+        log.info("%s in %s, jobs go to %s, log in %s.log", workflow, work_dir, scheduler.name, workflow)
+        board.publish()
+        try:
+            yield session
+        except DryRunDone:
+            board.state, board.reason = "stopped", "dry run"
+            raise
+        except StopRequested as request:
+            board.state, board.reason = "stopped", f"{request}; the jobs stay, and the same command goes on"
+            log.info("%s", board.reason)
+            raise
+        except PwactLikeError as error:
+            board.state, board.reason = "failed", str(error)
+            log.error("%s", error)
+            raise
+        except BaseException as error:
+            board.state, board.reason = "failed", f"internal error: {error!r}"
+            log.exception("internal error")
+            raise
+        finally:
+            board.publish()
+            reach("iteration-done")
+
+
+@contextmanager
+def _logging(path: Path, *, echo: bool) -> Iterator[None]:
+    """Log to a file, and to the terminal if asked for."""
+    logger = logging.getLogger("pwact_like")
+    level = logger.level
+    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    if echo:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+
+
+def refuse_unavailable(problems: Any) -> None:
+    """Raise for engines or options that are known but not built.
+
+    Raises
+    ------
+    InputError
+        With every problem.
+    """
+    found = list(problems)
+    if found:
+        raise InputError(found)
