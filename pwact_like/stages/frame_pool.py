@@ -103,6 +103,8 @@ def read_pool(trajectories: Sequence[Mapping[str, Any]], work_dir: Path, *, lmps
             raise DataError(
                 f"{path}: {len(table.steps)} frames, but only {row['frames_planned']} were planned; is this another run's file?"
             )
+        if table.note:
+            notes.append(f"{row['leaf']}: {table.note}")
         kinds.setdefault(f"{table.kind} in {table.unit}", str(path))
         values.append(table.value)
         steps.append(table.steps)
@@ -179,9 +181,14 @@ def _write_csv(path: Path, pool: FramePool, indices: NDArray[np.int64]) -> None:
         row = 0
         for part in np.split(indices, borders) if len(indices) else []:
             file_path = _csv_text(pool.paths[int(pool.trajectory[part[0]])])
-            values, steps = pool.values[part].tolist(), pool.steps[part].tolist()
-            numbers = range(row, row + len(part))
-            stream.write("".join([f"{n},{v},{s},{file_path}\n" for n, v, s in zip(numbers, values, steps, strict=True)]))
+            cells = zip(
+                map(str, range(row, row + len(part))),
+                map(repr, pool.values[part].tolist()),
+                map(str, pool.steps[part].tolist()),
+                strict=True,
+            )
+            # joins of C loops: 10⁶ formatted lines would take half as long again
+            stream.write(f",{file_path}\n".join(map(",".join, cells)) + f",{file_path}\n")
             row += len(part)
 
 

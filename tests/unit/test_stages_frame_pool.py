@@ -1,0 +1,128 @@
+"""The pool of explored frames, the csv files, and other levels on an exploration that was done."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from pwact_like.cli.main import main
+from pwact_like.errors import DataError, InputError
+from pwact_like.stages.frame_pool import CSV_NAMES, read_pool, write_csvs
+from pwact_like.stages.refilter import refilter
+from pwact_like.stages.selection import counts_line
+from pwact_like.uncertainty.choice import choose
+from pwact_like.uncertainty.levels import TrustLevels
+
+DEEPMD_HEADER = (
+    "#       step         max_devi_v         min_devi_v         avg_devi_v         max_devi_f         min_devi_f         avg_devi_f\n"
+)
+
+
+def write_table(path, values, first=0, every=10):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{first + every * n:12d} 0.1 0.1 0.1 {value!r} 0.0 0.01\n" for n, value in enumerate(values)]
+    path.write_text(DEEPMD_HEADER + "".join(lines))
+
+
+def row(tmp_path, leaf, values, planned=None, group=0, quota=100, structure="a.xyz", ended=""):
+    if values is not None:
+        write_table(tmp_path / leaf / "model_devi.out", values)
+    return {
+        "leaf": leaf,
+        "system": leaf,
+        "group": group,
+        "quota": quota,
+        "structure": structure,
+        "frames_planned": planned if planned is not None else len(values),
+        "trajectory": None if values is None else f"{leaf}/traj.xyz",
+        "table": None if values is None else f"{leaf}/model_devi.out",
+        "ended": ended,
+    }
+
+
+def read_csv(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_missing_frames_and_lost_runs_count_as_failed(tmp_path):
+    rows = [row(tmp_path, "one", [0.01, 0.2, 0.5], planned=5, ended="atoms collided"), row(tmp_path, "two", None, planned=4, ended="gone")]
+    pool = read_pool(rows, tmp_path)
+    counts = pool.counts(pool.classify(TrustLevels(0.1, 0.3)))
+    assert counts == {"frames_planned": 9, "frames": 3, "accurate": 1, "candidate": 1, "failed": 7}
+    assert counts["accurate"] + counts["candidate"] + counts["failed"] == counts["frames_planned"]
+    assert pool.counts_of(0, TrustLevels(0.1, 0.3)) == (1, 1, 3)
+    assert pool.counts_of(1, TrustLevels(0.1, 0.3)) == (0, 0, 4)
+    assert any("gone" in note for note in pool.notes)
+
+
+def test_without_tolerance_a_run_that_died_early_counts_for_nothing(tmp_path):
+    rows = [row(tmp_path, "one", [0.01, 0.2], planned=5, ended="died"), row(tmp_path, "two", [0.01, 0.2], structure="b.xyz")]
+    pool = read_pool(rows, tmp_path, lmps_tolerance=False)
+    assert pool.counts(pool.classify(TrustLevels(0.1, 0.3)))["failed"] == 5
+    assert pool.eligible.tolist() == [False, False, True, True]
+
+
+def test_the_same_start_structure_is_labelled_once(tmp_path):
+    rows = [row(tmp_path, "a", [0.2, 0.2]), row(tmp_path, "b", [0.2, 0.2]), row(tmp_path, "c", [0.2], structure="other.xyz")]
+    assert read_pool(rows, tmp_path).eligible.tolist() == [True, True, False, True, True]
+
+
+def test_every_frame_stands_in_exactly_one_list_and_paths_are_whole(tmp_path):
+    rows = [row(tmp_path, "a", [0.05, 0.2, 0.25, 0.9, float("nan")], quota=1), row(tmp_path, "b, c", [0.3, 0.2], structure="b", group=1)]
+    pool = read_pool(rows, tmp_path)
+    classes = pool.classify(TrustLevels(0.1, 0.3))
+    choice = choose(classes, pool.values, pool.groups, [1, 100], random_share=0.5)
+    write_csvs(tmp_path, pool, classes, choice)
+    lists = {name: read_csv(tmp_path / file) for name, file in CSV_NAMES.items()}
+    assert list(lists["accurate"][0]) == ["", "devi_force", "config_index", "file_path"]
+    seen = [
+        (line["file_path"], line["config_index"]) for name in ("accurate", "candidate", "candidate_delete", "fail") for line in lists[name]
+    ]
+    assert len(seen) == len(set(seen)) == 7
+    assert {len(lists["candidate"]), len(lists["candidate_delete"])} == {2, 1}
+    assert lists["fail"][-1]["file_path"] == str(tmp_path / "b, c" / "traj.xyz")
+    assert lists["accurate"][0]["devi_force"] == "0.05" and lists["accurate"][0]["config_index"] == "0"
+
+
+def test_a_table_longer_than_planned_is_refused(tmp_path):
+    with pytest.raises(DataError, match="only 1 were planned"):
+        read_pool([row(tmp_path, "a", [0.1, 0.2], planned=1)], tmp_path)
+
+
+def test_one_frame_tables_and_no_tables_work(tmp_path):
+    # PWact's defect: a one-frame model_devi.out crashed
+    assert len(read_pool([row(tmp_path, "a", [0.2])], tmp_path).values) == 1
+    empty = read_pool([row(tmp_path, "b", None, planned=3)], tmp_path)
+    assert empty.counts(empty.classify(TrustLevels(0.1, 0.3)))["failed"] == 3
+    write_csvs(
+        tmp_path,
+        empty,
+        empty.classify(TrustLevels(0.1, 0.3)),
+        choose(empty.classify(TrustLevels(0.1, 0.3)), empty.values, empty.groups, [1]),
+    )
+    assert read_csv(tmp_path / "candidate.csv") == []
+
+
+def test_counts_line_is_pwacts():
+    # the line that stands in the brief, made from its own figures
+    facts = {"frames_planned": 48, "accurate": 16, "candidate": 24, "failed": 8}
+    assert counts_line(facts) == "Total structures 48    accurate 16 rate 33.33%    selected 24 rate 50.00%    error 8 rate 16.67%"
+    assert "rate 0.00%" in counts_line({"frames_planned": 0, "accurate": 0, "candidate": 0, "failed": 0})
+
+
+def test_filter_reads_a_folder_without_manifest_and_saves_beside_it(tmp_path, capsys):
+    md = tmp_path / "01.explore" / "md"
+    write_table(md / "md.000.sys.000" / "md.000.sys.000.t.000" / "model_devi.out", np.linspace(0.0, 0.4, 5).tolist())
+    assert main(["Filter", "-i", str(md), "-l", "0.15", "-u", "0.35", "-s"]) == 0
+    printed = capsys.readouterr().out
+    assert "accurate 2 rate 40.00%" in printed and "selected 2 rate 40.00%" in printed and "error 1 rate 20.00%" in printed
+    assert len(read_csv(md.parent / "filter" / "candidate.csv")) == 2
+    assert not (md.parent / "select").exists()
+
+
+def test_filter_names_what_is_wrong(tmp_path):
+    with pytest.raises(InputError, match="not below"):
+        refilter(tmp_path, 0.3, 0.2, save=False)
+    with pytest.raises(InputError, match="no deviation table"):
+        refilter(tmp_path, 0.1, 0.2, save=False)
