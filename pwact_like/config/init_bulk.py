@@ -83,6 +83,8 @@ class BulkSystem(Settings):
 class InitBulkParam(Settings):
     """init_param.json of ``init_bulk``."""
 
+    no_effect: ClassVar[frozenset[str]] = frozenset({"scf_style", "reserve_pwmat_files"})
+
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"source", "labelling"})
 
     work_dir: Path = Field(description="Folder to work in; left out: the current folder.")

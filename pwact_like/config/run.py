@@ -54,6 +54,7 @@ class Strategy(Settings):
     """Uncertainty, trust levels, choice, and what the campaign tolerates."""
 
     aliases: ClassVar[dict[str, str]] = {"lower_model_deiv_f": "lower_model_devi_f", "upper_model_deiv_f": "upper_model_devi_f"}
+    no_effect: ClassVar[frozenset[str]] = frozenset({"md_type"})
 
     uncertainty: Literal["committee", "kpu"] = Field(
         default="committee", description="committee (several models) or kpu (one model, LKF, DP)."
@@ -119,7 +120,7 @@ class Strategy(Settings):
 class MdJob(Settings):
     """Trajectories of one kind: every structure of sys_idx at every temperature and pressure."""
 
-    no_effect: ClassVar[frozenset[str]] = frozenset()
+    no_effect: ClassVar[frozenset[str]] = frozenset({"mass", "kspacing"})
 
     sys_idx: Indices = Field(description="Entries of explore.sys_configs, one or a list, counted from 0.")
     select_sys: Indices = Field(
@@ -206,6 +207,8 @@ class Dft(Settings):
 
 class RunParam(Settings):
     """param.json of ``run``."""
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"record_file", "init_data_only_pretrain", "reserve_feature"})
 
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"source"})
 

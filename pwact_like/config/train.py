@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from pwact_like.config import matpl_keys
 from pwact_like.config.base import (
     Counts,
     Fraction,
@@ -25,6 +26,8 @@ ModelType = Literal["DP", "NEP", "LINEAR", "NN", "LSP", "CHEBY"]
 
 class Descriptor(Settings):
     """Descriptor and embedding network of a Deep Potential."""
+
+    no_effect: ClassVar[frozenset[str]] = matpl_keys.DESCRIPTOR_KEYS
 
     rmax: PositiveFloat = Field(default=6.0, description="Cutoff radius in Å.")
     rmin: NonNegativeFloat = Field(default=0.5, description="Where the quintic switch begins, Å.")
@@ -48,6 +51,8 @@ class Descriptor(Settings):
 class Fitting(Settings):
     """Fitting network: from the descriptor to the atomic energy."""
 
+    no_effect: ClassVar[frozenset[str]] = matpl_keys.FITTING_KEYS
+
     network_size: Counts = Field(default=(50, 50, 50, 1), description="Widths of the fitting network; the last one is 1.")
 
     @field_validator("network_size")
@@ -70,6 +75,7 @@ class Optimizer(Settings):
         "lr": "learning_rate",
         "lr_stop": "stop_lr",
     }
+    no_effect: ClassVar[frozenset[str]] = matpl_keys.OPTIMIZER_KEYS
 
     name: Literal["ADAM", "LKF", "GKF", "SGD"] = Field(
         default="ADAM", description="ADAM, LKF, GKF or SGD (JSON key `optimizer`); any case."
@@ -99,6 +105,8 @@ class Optimizer(Settings):
     kalman_lambda: Fraction = Field(default=0.98, description="Kalman filter: memory factor at the start.")
     kalman_nue: Fraction = Field(default=0.9987, description="Kalman filter: rate at which the memory factor goes to 1.")
     p0_weight: NonNegativeFloat = Field(default=0.01, description="Kalman filter: initial covariance is p0_weight times the identity.")
+    nselect: PositiveInt = Field(default=24, description="Kalman filter: atoms whose forces update the weights in a step.")
+    groupsize: PositiveInt = Field(default=6, description="Kalman filter: atoms in one force update.")
 
     @field_validator("name", mode="before")
     @classmethod
@@ -118,7 +126,8 @@ class TrainSettings(Settings):
     """The ``train`` section of param.json, and TRAIN.json of ``pwact-like train``."""
 
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"raw"})
-    aliases: ClassVar[dict[str, str]] = {"fitting_net": "fitting"}
+    aliases: ClassVar[dict[str, str]] = {"fitting_net": "fitting", "datasets_path": "train_data", "raw_files": "train_data"}
+    no_effect: ClassVar[frozenset[str]] = matpl_keys.TRAIN_KEYS
 
     model_type: ModelType = Field(default="DP", description="DP, NEP, LINEAR, NN or LSP; any case.")
     atom_type: Elements = Field(description="Elements of the model: atomic numbers or symbols, one or a list.")

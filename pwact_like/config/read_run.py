@@ -1,0 +1,259 @@
+"""Reads param.json of ``run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pwact_like.config.common import SysConfig
+from pwact_like.config.engines_known import ENGINES, canonical
+from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.pieces import ResourceView, campaign_name
+from pwact_like.config.read_train import read_train
+from pwact_like.config.reader import Reader, describe
+from pwact_like.config.run import Convergence, Dft, Explore, MdJob, RunParam, Strategy
+from pwact_like.config.sections import (
+    EMBEDDED_LABELERS,
+    inline_options,
+    listed,
+    model_keys,
+    options_of,
+    read_data_paths,
+    read_dft_style,
+    read_labelling,
+    stage_from_table,
+)
+from pwact_like.config.source import Pairs, Table, nearest
+from pwact_like.config.train import TrainSettings
+
+_LMPS_OWNED = ("nsteps", "md_dt", "ensemble", "temps", "press", "taut", "taup", "neigh_modify", "boundary")
+_PROGRAMS = {"train": {"matpl": "MatPL", "deepmd": "DeePMD-kit"}, "explore": {"lammps": "LAMMPS"}}
+
+
+def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path) -> RunParam | None:
+    """Read param.json of ``run``; every problem goes to the reader."""
+    given: dict[str, Any] = {"work_dir": reader.base, "campaign": campaign_name(table, reader.base), "source": source}
+    failed: set[str] = set()
+    for key in ("init_data", "valid_data", "test_data"):
+        if table.get(key) is not None:
+            _put(given, failed, key, read_data_paths(reader, table.get(key), table.where(key)))
+    if table.get("init_model_list") is not None:
+        models = tuple(
+            reader.path(item, place, what="model") for item, place in listed(table.get("init_model_list"), table.where("init_model_list"))
+        )
+        _put(given, failed, "init_model_list", None if None in models else models)
+
+    train = _train(reader, table, resources)
+    _put(given, failed, "train", train)
+    strategy_table = (
+        reader.table(table.get("strategy"), table.where("strategy")) if table.get("strategy") is not None else Table("strategy", {})
+    )
+    strategy = _strategy(reader, strategy_table) if strategy_table else None
+    _put(given, failed, "strategy", strategy)
+    if table.get("explore") is None:
+        reader.problem("explore", "this key is required: what is explored")
+        failed.add("explore")
+    else:
+        section = reader.table(table.get("explore"), table.where("explore"))
+        _put(given, failed, "explore", _explore(reader, section, resources) if section else None)
+    if table.get("dft") is None:
+        reader.problem("DFT", "this key is required: how candidates are labelled")
+        failed.add("dft")
+    else:
+        section = reader.table(table.get("dft"), table.where("dft"))
+        _put(given, failed, "dft", _dft(reader, section, resources, source) if section else None)
+    param = reader.build(RunParam, table, given=given, failed=failed, handled=("train_input_file",))
+    _cross_checks(reader, table, given, strategy, train)
+    return param
+
+
+def _put(given: dict[str, Any], failed: set[str], key: str, value: Any) -> None:
+    if value is None:
+        failed.add(key)
+    else:
+        given[key] = value
+
+
+def _train(reader: Reader, table: Table, resources: ResourceView) -> TrainSettings | None:
+    value = table.get("train")
+    if value is None and table.get("train_input_file") is not None:
+        value = Pairs(())
+    if value is None:
+        reader.problem("train", "this key is required: the training settings", 'give them here, or "train_input_file"')
+        return None
+    section = reader.table(value, table.where("train"))
+    if section is None:
+        return None
+    if "train_input_file" in table and "train_input_file" not in section:
+        section = Table(section.path, {**section.entries, "train_input_file": table.entries["train_input_file"]})
+    settings = read_train(reader, section, engine=resources.engine("train", "train"))
+    if settings is not None and ENGINES["train"][settings.engine].needs_command:
+        resources.require_command("train", _PROGRAMS["train"][settings.engine])
+    return settings
+
+
+def _strategy(reader: Reader, table: Table) -> Strategy | None:
+    given: dict[str, Any] = {}
+    failed: set[str] = set()
+    if table.get("convergence") is not None:
+        inner = reader.table(table.get("convergence"), table.where("convergence"))
+        _put(given, failed, "convergence", reader.build(Convergence, inner) if inner else None)
+    if table.get("direct_script") is not None:
+        _put(given, failed, "direct_script", reader.path(table.get("direct_script"), table.where("direct_script"), what="script"))
+    return reader.build(Strategy, table, given=given, failed=failed)
+
+
+def _explore(reader: Reader, table: Table, resources: ResourceView) -> Explore | None:
+    given: dict[str, Any] = {}
+    failed: set[str] = set()
+    engine = _explore_engine(reader, table, resources)
+    _put(given, failed, "engine", engine or None)
+    prefixes = {}
+    for key in ("sys_config_prefix", "lmps_prefix"):
+        prefix = table.get(key, "")
+        prefixes[key] = prefix if isinstance(prefix, str) else ""
+
+    count = None
+    if table.get("sys_configs") is not None:
+        configs = [
+            _sys_config(reader, item, place, prefixes["sys_config_prefix"])
+            for item, place in listed(table.get("sys_configs"), table.where("sys_configs"))
+        ]
+        count = len(configs)
+        if not configs:
+            reader.problem(table.where("sys_configs"), "no structure is named")
+        _put(given, failed, "sys_configs", None if None in configs or not configs else tuple(configs))
+    inputs = [_prefixed(item, prefixes["lmps_prefix"]) for item, _ in listed(table.get("lmps_in", []), "")]
+    if inputs:
+        where = table.where("lmps_in")
+        single = not isinstance(table.get("lmps_in"), list)
+        files = [reader.path(item, where if single else f"{where}[{index}]", what="LAMMPS input") for index, item in enumerate(inputs)]
+        _put(given, failed, "lmps_in", None if None in files else tuple(files))
+    if table.get("md_jobs") is not None:
+        _put(given, failed, "md_jobs", _md_jobs(reader, table.get("md_jobs"), table.where("md_jobs"), count, len(inputs), engine))
+    return reader.build(Explore, table, given=given, failed=failed, handled=("engine",))
+
+
+def _explore_engine(reader: Reader, table: Table, resources: ResourceView) -> str:
+    named = table.get("engine")
+    if named is None:
+        engine = resources.engine("explore", "explore")
+    else:
+        engine = canonical("explore", named) if isinstance(named, str) else ""
+        if not engine:
+            near = nearest(str(named).lower(), ENGINES["explore"])
+            cure = f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES['explore'])}"
+            reader.problem(table.where("engine"), f"{describe(named)} is no MD engine", cure)
+    if engine and ENGINES["explore"][engine].needs_command:
+        resources.require_command("explore", _PROGRAMS["explore"][engine])
+    return engine
+
+
+def _prefixed(name: Any, prefix: str) -> Any:
+    return str(Path(prefix) / name) if isinstance(name, str) and prefix else name
+
+
+def _sys_config(reader: Reader, value: Any, path: str, prefix: str) -> SysConfig | None:
+    if isinstance(value, Pairs):
+        table = reader.table(value, path)
+        if table is None:
+            return None
+        name, where = table.get("config"), table.where("config")
+    else:
+        table, name, where = Table(path, {"config": (path, value)}), value, path
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        reader.problem(where, f"a path in quotes is wanted here, not {describe(name)}")
+        return None
+    files = reader.matches(_prefixed(name, prefix), where) if name else None
+    given = {"files": files} if files else {}
+    return reader.build(SysConfig, table, given=given, failed=() if files else {"files"})
+
+
+def _md_jobs(reader: Reader, value: Any, path: str, systems: int | None, inputs: int, engine: str) -> tuple[tuple[MdJob, ...], ...] | None:
+    """One entry an iteration; a single object counts as one entry."""
+    entries = []
+    good = True
+    for item, place in listed(value, path):
+        jobs = [_md_job(reader, job, where, systems, inputs, engine) for job, where in listed(item, place)]
+        if not jobs:
+            reader.problem(place, "an empty entry: nothing would be explored", "remove it or fill it")
+            good = False
+        good = good and None not in jobs
+        entries.append(tuple(job for job in jobs if job is not None))
+    if not entries:
+        reader.problem(path, "no entry: nothing would be explored")
+        return None
+    return tuple(entries) if good else None
+
+
+def _md_job(reader: Reader, value: Any, path: str, systems: int | None, inputs: int, engine: str) -> MdJob | None:
+    table = reader.table(value, path)
+    job = reader.build(MdJob, table) if table else None
+    if table is None or job is None:
+        return None
+    good = True
+    for key, indices, count, what in (
+        ("sys_idx", job.sys_idx, systems, "sys_configs"),
+        ("lmps_in_idx", job.lmps_in_idx if table.get("lmps_in_idx") is not None else (), inputs, "lmps_in"),
+    ):
+        out = sorted({index for index in indices if count is not None and index >= count})
+        if out:
+            reader.problem(table.where(key), f"{', '.join(map(str, out))} is out of range: {what} has {count} entries, counted from 0")
+            good = False
+    if job.lmps_in_idx:
+        idle = [table.where(key).rpartition(".")[2] for key in _LMPS_OWNED if table.get(key) is not None]
+        if idle:
+            reader.note(path, f"{', '.join(idle)} without effect: the LAMMPS input of lmps_in_idx holds them")
+    else:
+        if not job.ensemble.startswith("npt") and table.get("press") is not None:
+            reader.note(table.where("press"), f"without effect: {job.ensemble} has no barostat")
+        if engine == "embedded" and table.get("neigh_modify") is not None:
+            reader.note(table.where("neigh_modify"), "without effect: the embedded MD watches the atoms' moves itself")
+        if job.nsteps is not None and job.trj_freq > job.nsteps:
+            reader.note(table.where("trj_freq"), f"{job.trj_freq} exceeds nsteps {job.nsteps}: only the first frame is kept")
+    return job if good else None
+
+
+def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) -> Dft | None:
+    style, engine = read_dft_style(reader, table)
+    inline = engine in EMBEDDED_LABELERS
+    label_keys = model_keys(LabelSettings)
+    entry_keys = {"input", "kspacing", "flag_symm"}
+    options = options_of(table, "options")
+    if inline:
+        options |= inline_options(table, label_keys | entry_keys | {"options"})
+    else:
+        for key, (place, _) in table.entries.items():
+            if key not in label_keys | entry_keys | {"options"} and engine:
+                reader.unknown(LabelSettings, place, key, label_keys | entry_keys, train_rule=False)
+    if engine and not inline:
+        if engine == "bigmodel" and table.get("bigmodel_script") is None and table.get("input") is None:
+            reader.problem(table.where("bigmodel_script"), "this key is required: the script that labels structures with the large model")
+    labelling = read_labelling(reader, table, source, style=style, engine=engine, options=options)
+    required = bool(engine) and not inline and engine != "bigmodel"
+    entry = stage_from_table(reader, table.only(entry_keys), inline=inline, required=required)
+    if engine and ENGINES["label"][engine].needs_command:
+        resources.require_command("dft", ENGINES["label"][engine].what)
+    return Dft(labelling=labelling, entry=entry) if labelling is not None and entry is not None else None
+
+
+def _cross_checks(reader: Reader, table: Table, given: dict[str, Any], strategy: Strategy | None, train: TrainSettings | None) -> None:
+    """Problems that need two sections."""
+    if not table.get("init_data") and not table.get("init_model_list"):
+        reader.problem(
+            table.where("init_data"),
+            "nothing to begin with: neither init_data nor init_model_list is given",
+            "init_bulk makes labelled data",
+        )
+    models = given.get("init_model_list", ())
+    if strategy is not None and models and len(models) != strategy.model_num:
+        reader.problem(
+            table.where("init_model_list"), f"{len(models)} models for model_num {strategy.model_num}", "give as many models as model_num"
+        )
+    if strategy is not None and strategy.uncertainty == "kpu":
+        if train is not None and train.model_type != "DP":
+            reader.problem("strategy.uncertainty", f"kpu needs model_type DP, not {train.model_type}")
+        if train is not None and train.optimizer.explicit and train.optimizer.name != "LKF":
+            reader.problem("strategy.uncertainty", f"kpu needs the optimizer LKF, not {train.optimizer.name}")
+        if strategy.compress:
+            reader.problem("strategy.compress", "kpu and compress exclude each other")

@@ -1,0 +1,195 @@
+"""Reads the training settings: MatPL's nesting, or flat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pwact_like.config.base import Settings
+from pwact_like.config.engines_known import ENGINES, canonical
+from pwact_like.config.reader import Reader, describe
+from pwact_like.config.sections import model_keys, read_data_paths
+from pwact_like.config.source import Pairs, Table, join, nearest, plain, read_json_file
+from pwact_like.config.train import Descriptor, Fitting, Optimizer, TrainSettings
+from pwact_like.errors import InputError
+
+_OWN = model_keys(TrainSettings)
+_DATA = ("train_data", "valid_data", "test_data")
+_KALMAN_ONLY = (
+    "pre_fac_etot",
+    "pre_fac_force",
+    "pre_fac_virial",
+    "block_size",
+    "kalman_lambda",
+    "kalman_nue",
+    "p0_weight",
+    "nselect",
+    "groupsize",
+)
+_ADAM_ONLY = (
+    *("learning_rate", "stop_lr", "weight_decay"),
+    *(f"{end}_pre_fac_{what}" for end in ("start", "end") for what in ("etot", "force", "virial")),
+)
+
+
+def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> TrainSettings | None:
+    """Read training settings.
+
+    Parameters
+    ----------
+    reader
+        Where problems and notes go.
+    table
+        The section (or the whole of TRAIN.json).
+    engine
+        The training engine, unless the section names one.
+    """
+    table = _with_input_file(reader, table)
+    engine = read_engine_key(reader, table, engine)
+    # MatPL hands its own keys on, so they have an effect there
+    quiet = engine not in ("embedded", "")
+    given: dict[str, Any] = {
+        "engine": engine or "embedded",
+        "raw": {path.rpartition(".")[2]: plain(value) for path, value in table.entries.values()},
+    }
+    failed = set() if engine else {"engine"}
+
+    model = _section(reader, table, "model")
+    handled = {"model", "train_input_file", "engine"}
+    parts: tuple[tuple[str, str, type[Settings], Table | None], ...] = (
+        ("descriptor", "descriptor", Descriptor, model),
+        ("fitting", "fitting_net", Fitting, model),
+        ("optimizer", "optimizer", Optimizer, None),
+    )
+    notes_before = len(reader.notes)
+    for name, key, kind, outer in parts:
+        flat = model_keys(kind) - _OWN - {"network_size", "name"}
+        merged, taken = _merge(reader, [(table, key, flat), *([(outer, key, flat)] if outer else [])])
+        handled |= {key, name} | taken
+        if merged is None:
+            failed.add(name)
+            continue
+        extra: dict[str, Any] = {}
+        if kind is Optimizer:
+            extra["explicit"] = any(merged.get(alias) is not None for alias in ("optimizer", "opt_name", "name"))
+        built = reader.build(kind, merged, given=extra, train_rule=True)
+        if built is None:
+            failed.add(name)
+            continue
+        given[name] = built
+        if isinstance(built, Optimizer):
+            _optimizer_notes(reader, built, merged, engine)
+    if model is not None:
+        inside = {"descriptor", "fitting_net", "fitting"} | (model_keys(Descriptor) | model_keys(Fitting)) - {"network_size"}
+        for key, (path, _) in model.entries.items():
+            if key not in inside:
+                reader.unknown(TrainSettings, path, key, inside, train_rule=True)
+    for key in _DATA:
+        names = [key, *(alias for alias, name in TrainSettings.aliases.items() if name == key and alias in table)]
+        for name in names:
+            if table.get(name) is not None:
+                handled.add(name)
+                paths = read_data_paths(reader, table.get(name), table.where(name))
+                if paths is None:
+                    failed.add(key)
+                else:
+                    given[key] = (*given.get(key, ()), *paths)
+    settings = reader.build(TrainSettings, table, given=given, failed=failed, handled=handled, train_rule=True)
+    if quiet:
+        del reader.notes[notes_before:]
+    if settings is not None and settings.format:
+        settings = _default_format(settings)
+    return settings
+
+
+def read_engine_key(reader: Reader, table: Table, engine: str) -> str:
+    """The trainer that the section names, else ``engine``; "" when its name is unknown (reported)."""
+    named = table.get("engine")
+    if named is None:
+        return engine
+    found = canonical("train", named) if isinstance(named, str) else ""
+    if not found:
+        near = nearest(str(named).lower(), ENGINES["train"])
+        cure = f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES['train'])}"
+        reader.problem(table.where("engine"), f"{describe(named)} is no training engine", cure)
+    return found
+
+
+def _with_input_file(reader: Reader, table: Table) -> Table:
+    """Add the keys of ``train_input_file``; keys that stand in param.json itself win."""
+    name = table.get("train_input_file")
+    if name is None:
+        return table
+    place = table.where("train_input_file")
+    file = reader.path(name, place, what="training settings")
+    if file is None or not file.is_file():
+        return table
+    try:
+        value = read_json_file(file)
+    except InputError as error:
+        reader.problems.extend(error.problems)
+        return table
+    inner = reader.table(value, place)
+    if inner is None:
+        return table
+    both = sorted(set(inner.entries) & set(table.entries))
+    if both:
+        reader.note(place, f"{', '.join(both)} of {file.name} give way to the same keys beside it")
+    return Table(table.path, {**inner.entries, **table.entries})
+
+
+def _section(reader: Reader, table: Table, key: str) -> Table | None:
+    return reader.table(table.get(key), table.where(key)) if table.get(key) is not None else None
+
+
+def _merge(reader: Reader, places: list[tuple[Table, str, set[str]]]) -> tuple[Table | None, set[str]]:
+    """Gather a section's keys from its own object and from the tables where they stand flat; a key given twice is a problem.
+
+    Returns
+    -------
+    tuple
+        The merged table (None if a piece is no object) and the flat keys of the outermost table that were taken.
+    """
+    entries: dict[str, tuple[str, Any]] = {}
+    taken: set[str] = set()
+    good = True
+    path = ""
+    for number, (outer, key, flat) in enumerate(places):
+        pieces = {name: entry for name, entry in outer.entries.items() if name in flat}
+        if number == 0:
+            taken = set(pieces)
+        sources = [pieces]
+        value = outer.get(key)
+        path = path or join(outer.path, key)
+        if isinstance(value, str) and key == "optimizer":
+            value = Pairs((("optimizer", value),))
+        if value is not None:
+            inner = reader.table(value, outer.where(key))
+            good = good and inner is not None
+            sources.append(dict(inner.entries) if inner else {})
+        for source in sources:
+            for name, entry in source.items():
+                if name in entries:
+                    reader.problem(entry[0], f"says the same as {entries[name][0]}", "keep one of them")
+                else:
+                    entries[name] = entry
+    return (Table(path, entries) if good else None), taken
+
+
+def _optimizer_notes(reader: Reader, optimizer: Optimizer, table: Table, engine: str) -> None:
+    if engine != "embedded":
+        return
+    if not optimizer.explicit:
+        reader.note(table.path, "no optimizer is named: Adam is used (PWact's default, the Kalman filter LKF, is not built here yet)")
+    others = _KALMAN_ONLY if optimizer.name == "ADAM" else _ADAM_ONLY
+    idle = [table.where(key) for key in table.entries if Optimizer.aliases.get(key, key) in others]
+    if idle:
+        reader.note(table.path, f"{optimizer.name} does not use {', '.join(name.rpartition('.')[2] for name in idle)}")
+
+
+def _default_format(settings: TrainSettings) -> TrainSettings:
+    """``format`` beside the data holds for every path that names none itself."""
+    update = {
+        key: tuple(path if path.format else path.model_copy(update={"format": settings.format}) for path in getattr(settings, key))
+        for key in _DATA
+    }
+    return settings.model_copy(update=update)

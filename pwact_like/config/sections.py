@@ -1,0 +1,179 @@
+"""Readers of the pieces that run and init_bulk share: data paths, stage inputs, labelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pwact_like.config.base import Settings
+from pwact_like.config.common import DataPath, GaussianParam, StageInput
+from pwact_like.config.engines_known import ENGINE_ALIASES, ENGINES, canonical
+from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.reader import Reader, describe
+from pwact_like.config.source import Pairs, Table, nearest, plain
+
+EMBEDDED_LABELERS = frozenset({"xtb", "ase"})
+_STAGE_KEYS = ("input", "kspacing", "flag_symm")
+
+
+def listed(value: Any, path: str) -> Iterator[tuple[Any, str]]:
+    """One value or a list of them, each with its JSON path."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield item, f"{path}[{index}]"
+    else:
+        yield value, path
+
+
+def read_data_paths(reader: Reader, value: Any, path: str) -> tuple[DataPath, ...] | None:
+    """Labelled data: a path, {path, format, virial_sign}, or a list of either; patterns become one entry a match."""
+    found: list[DataPath] = []
+    good = True
+    for item, place in listed(value, path):
+        if isinstance(item, Pairs):
+            table = reader.table(item, place)
+            name = table.get("path") if table else None
+            where = table.where("path") if table else place
+        else:
+            table, name, where = Table(place, {}), item, place
+        if not isinstance(name, str) or not name.strip():
+            reader.problem(where, f"a path in quotes is wanted here, not {describe(name)}")
+            name = None
+        files = reader.matches(name, where, folders=True) if name else None
+        # one file stands for all matches when the other keys are checked, so that each problem is told once
+        model = reader.build(DataPath, table, given={"path": files[0] if files else Path()}, handled=("path",)) if table else None
+        if files is None or model is None:
+            good = False
+            continue
+        found.extend(model.model_copy(update={"path": file}) for file in files)
+    return tuple(found) if good else None
+
+
+def read_stage_inputs(reader: Reader, value: Any, path: str, *, inline: bool) -> tuple[StageInput, ...] | None:
+    """Inputs of a stage: a file, {input, kspacing, flag_symm}, or a list of either.
+
+    With ``inline`` (an embedded engine) an object may hold the engine's own settings instead of an input file.
+    """
+    found = [read_stage_input(reader, item, place, inline=inline) for item, place in listed(value, path)]
+    good = [entry for entry in found if entry is not None]
+    return tuple(good) if len(good) == len(found) else None
+
+
+def read_stage_input(reader: Reader, value: Any, path: str, *, inline: bool) -> StageInput | None:
+    """One stage's input."""
+    if not isinstance(value, Pairs):
+        file = reader.path(value, path, what="input file")
+        return StageInput(input=file) if file else None
+    table = reader.table(value, path)
+    return stage_from_table(reader, table, inline=inline, required=not inline) if table else None
+
+
+def stage_from_table(reader: Reader, table: Table, *, inline: bool, required: bool) -> StageInput | None:
+    """A stage's input from {input, kspacing, flag_symm}; the other keys are the engine's settings if it takes any."""
+    given: dict[str, Any] = {}
+    failed = set()
+    if table.get("input") is not None:
+        file = reader.path(table.get("input"), table.where("input"), what="input file")
+        if file is None:
+            failed.add("input")
+        else:
+            given["input"] = file
+    elif required:
+        reader.problem(table.where("input"), "this key is required: the program's input file")
+        failed.add("input")
+    options = {**options_of(table, "options"), **({} if not inline else inline_options(table, {*_STAGE_KEYS, "options"}))}
+    if options and not inline:
+        reader.problem(
+            table.where("options"), "inline settings are for the embedded engines (dft_style xtb or ase)", "put them into the input file"
+        )
+    known = table.only((*_STAGE_KEYS, "options")) if inline else table
+    return reader.build(StageInput, known, given={**given, "options": options}, failed=failed)
+
+
+def options_of(table: Table, key: str) -> dict[str, Any]:
+    """An ``options`` object, keys as written."""
+    value = plain(table.get(key, {}))
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def inline_options(table: Table, known: set[str]) -> dict[str, Any]:
+    """Settings of an embedded engine among the keys of a table: lower-case key → value (deeper keys as written)."""
+    return {key: plain(value) for key, (_, value) in table.entries.items() if key not in known and value is not None}
+
+
+def read_dft_style(reader: Reader, table: Table) -> tuple[str, str]:
+    """(dft_style, labelling engine), both canonical; "" for the engine when it is unknown (reported)."""
+    style = table.get("dft_style", "pwmat")
+    engine = table.get("engine", style)
+    for key, value in (("dft_style", style), ("engine", engine)):
+        if not isinstance(value, str) or not canonical("label", value):
+            known = [*ENGINES["label"], *ENGINE_ALIASES["label"]]
+            near = nearest(str(value).lower(), known)
+            cure = f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES['label'])}"
+            reader.problem(table.where(key), f"{describe(value)} is no labelling engine", cure)
+            return "", ""
+    return canonical("label", style), canonical("label", engine)
+
+
+def read_labelling(
+    reader: Reader, table: Table, source: Path, *, style: str, engine: str, options: Mapping[str, Any]
+) -> LabelSettings | None:
+    """What the labelling program needs, from the keys of ``table`` that LabelSettings has."""
+    given: dict[str, Any] = {"options": dict(options), "source": source, "dft_style": style, "engine": engine}
+    failed: set[str] = set()
+    if table.get("pseudo") is not None:
+        given["pseudo"] = tuple(
+            reader.path(item, place, what="pseudopotential file") for item, place in listed(table.get("pseudo"), table.where("pseudo"))
+        )
+        if None in given["pseudo"]:
+            del given["pseudo"]
+            failed.add("pseudo")
+    for key, folder in (("in_skf", True), ("bigmodel_script", False)):
+        if table.get(key) is not None:
+            file = reader.path(table.get(key), table.where(key), folder=folder)
+            if file is None:
+                failed.add(key)
+            else:
+                given[key] = file
+    if table.get("gaussian_param") is not None:
+        gaussian = read_gaussian(reader, table.get("gaussian_param"), table.where("gaussian_param"))
+        if gaussian is None:
+            failed.add("gaussian_param")
+        else:
+            given["gaussian_param"] = gaussian
+    if not engine:
+        failed.update(("dft_style", "engine"))
+    return reader.build(LabelSettings, table.only(model_keys(LabelSettings)), given=given, failed=failed)
+
+
+def read_gaussian(reader: Reader, value: Any, path: str) -> GaussianParam | None:
+    """Basis sets and potentials; the lists must match."""
+    table = reader.table(value, path)
+    if table is None:
+        return None
+    given: dict[str, Any] = {}
+    failed = set()
+    for key in ("basis_set_file", "potential_file"):
+        if table.get(key) is None:
+            continue
+        file = reader.path(table.get(key), table.where(key))
+        if file is None:
+            failed.add(key)
+        else:
+            given[key] = file
+    model = reader.build(GaussianParam, table, given=given, failed=failed)
+    if model is None:
+        return None
+    count = len(model.atom_list)
+    good = True
+    for key, names in (("basis_set_list", model.basis_set_list), ("potential_list", model.potential_list)):
+        if len(names) != count:
+            reader.problem(table.where(key), f"{len(names)} entries for {count} elements of atom_list", "give one for each element")
+            good = False
+    return model if good else None
+
+
+def model_keys(model: type[Settings]) -> set[str]:
+    """Every JSON key (lower-case) of a model that the loader does not fill itself."""
+    return {*model.aliases, *(name for name in model.model_fields if name not in model.filled_by_loader)}
