@@ -117,7 +117,7 @@ def _content_problems(sets: Mapping[str, Sequence[Frame]], request: InitialDataR
 
 
 def _overlaps(sets: Mapping[str, Sequence[Frame]]) -> list[Problem]:
-    from pwact_like.data.dataset import frame_hash
+    from pwact_like.data.hashes import frame_hash
 
     hashes = {kind: {frame_hash(frame) for frame in frames if frame.label is not None} for kind, frames in sets.items()}
     problems = []

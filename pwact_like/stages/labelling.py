@@ -238,7 +238,7 @@ def files_below(folder: Path, name: str) -> list[str]:
 
 def write_hashes(folder: Path, frames: Sequence[Frame]) -> str:
     """Write the frames' hashes beside them, so that the whole data set's hash needs no frame to be read again."""
-    from pwact_like.data.dataset import frame_hash
+    from pwact_like.data.hashes import frame_hash
 
     write_text(folder / HASHES_FILE, "".join(f"{frame_hash(frame)}\n" for frame in frames))
     return HASHES_FILE

@@ -112,7 +112,7 @@ def select(request: SelectionRequest) -> dict[str, Any]:
 
 def _fetch(request: SelectionRequest, pool: FramePool, choice: Choice, trajectories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Fetch the chosen frames into candidate.xyz, in the order of the rows of selection.json."""
-    from pwact_like.data.checks import minimum_distance
+    from pwact_like.data.checks import minimum_distance_ang
     from pwact_like.data.formats import write_frames
 
     kinds = {"candidate": choice.candidates, "random": choice.random, "rescued": choice.rescued}
@@ -126,7 +126,7 @@ def _fetch(request: SelectionRequest, pool: FramePool, choice: Choice, trajector
         steps = [int(step) for step in pool.steps[indices]]
         folder = (request.place.work_dir / str(row["trajectory"])).parent
         for index, step, atoms in zip(indices, steps, request.explorer.frames(folder, steps), strict=True):
-            distance = minimum_distance(atoms)
+            distance = minimum_distance_ang(atoms, request.min_distance_ang)
             too_close = distance < request.min_distance_ang
             rows.append(
                 {

@@ -69,7 +69,7 @@ def write_records(work_dir: Path, n_iterations: int) -> None:
 
 def dataset_facts(work_dir: Path, n_iterations: int) -> dict[str, Any]:
     """Number of labelled frames (training, validation and test) and their hash, in an order-free canonical form."""
-    from pwact_like.data.dataset import combine_hashes
+    from pwact_like.data.hashes import combine_hashes
 
     folders = [work_dir / "dataset", *(work_dir / f"iter.{index:04d}" / _FOLDERS["label"] for index in range(n_iterations))]
     hashes = [line for folder in folders if is_finished(folder) for line in (folder / HASHES_FILE).read_text().split()]

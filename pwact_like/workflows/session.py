@@ -84,7 +84,7 @@ def open_session(
         stop = StopFlag()
         stack.callback(stop.close)
         stack.enter_context(stop.installed())
-        journal = stack.enter_context(Journal(state_dir, lock))
+        journal = stack.enter_context(Journal(state_dir / "journal.sqlite", lock))
         scheduler = choose_scheduler(resource.scheduler, journal, state_dir)
         dispatcher = Dispatcher(
             state_dir,
