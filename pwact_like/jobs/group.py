@@ -1,0 +1,95 @@
+"""From tasks to jobs: which attempts share a job, what the job is called, where its script lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pwact_like import fsio
+from pwact_like.errors import InputError, Problem
+from pwact_like.jobs.script import Work, check_shell, render_job
+from pwact_like.jobs.types import Task
+
+if TYPE_CHECKING:
+    from pwact_like.config.resource import Resource, ResourceSection
+
+SCRIPT_NAME = "job.sh"
+DRY_RUN_FOLDER = "dry-run"
+
+
+def section_of(resource: Resource, task: Task) -> ResourceSection:
+    """The section of resource.json that runs this task; one core where it was left out."""
+    from pwact_like.config.resource import ResourceSection
+
+    section: ResourceSection | None = getattr(resource, task.section.lower())
+    return section if section is not None else ResourceSection()
+
+
+def groups(work: Sequence[Work], resource: Resource) -> list[list[Work]]:
+    """Share attempts out to jobs, group_size to a job (−1: all in one); a job has tasks of one section only."""
+    by_section: dict[str, list[Work]] = {}
+    for item in work:
+        by_section.setdefault(item.task.section, []).append(item)
+    shared = []
+    for items in by_section.values():
+        size = section_of(resource, items[0].task).group_size
+        size = len(items) if size < 1 else size
+        shared += [items[start : start + size] for start in range(0, len(items), size)]
+    return shared
+
+
+def job_name(campaign: str, work: Sequence[Work]) -> str:
+    """``pwl-<campaign>-<job>-<attempt>``: the job part is a hash of what is in it, the attempt the highest one in it."""
+    content = json.dumps([[item.task.key, item.number] for item in work])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", campaign).strip("-.") or "campaign"
+    return f"pwl-{readable[:40]}-{digest}-{max(item.number for item in work)}"
+
+
+def script_text(name: str, folder: Path, work: Sequence[Work], resource: Resource) -> str:
+    """Text of a job's script."""
+    return render_job(name, folder, work, section_of(resource, work[0].task))
+
+
+def write_script(path: Path, text: str) -> str:
+    """Write a script, unless it is there already; returns its SHA-256."""
+    content = text.encode("utf-8", "surrogateescape")  # names of files that are not UTF-8 keep their bytes
+    if not (path.is_file() and path.read_bytes() == content):
+        fsio.write_bytes(path, content)
+        path.chmod(0o755)
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_work(work: Sequence[Work], resource: Resource) -> None:
+    """Insist that bash can parse what the user wrote, in every section; all problems at once."""
+    problems: list[Problem] = []
+    by_section: dict[str, list[Work]] = {}
+    for item in work:
+        by_section.setdefault(item.task.section, []).append(item)
+    for items in by_section.values():
+        try:
+            check_shell(items, section_of(resource, items[0].task))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
+def dry_run(tasks: Sequence[Task], resource: Resource, state_dir: Path, campaign: str) -> list[Path]:
+    """Write the script of every job that a first run would submit to ``state_dir/dry-run/NAME/job.sh``; submit nothing.
+
+    The scripts are complete: started by hand under bash, one does the work of its job.
+    """
+    work = [Work(task, 1) for task in tasks]
+    check_work(work, resource)
+    paths = []
+    for items in groups(work, resource):
+        name = job_name(campaign, items)
+        folder = state_dir / DRY_RUN_FOLDER / name
+        write_script(folder / SCRIPT_NAME, script_text(name, folder, items, resource))
+        paths.append(folder / SCRIPT_NAME)
+    return paths

@@ -1,0 +1,393 @@
+"""The master's memory: an SQLite file with every task, attempt and job of a campaign.
+
+One writer, the master that holds the lock; its epoch is checked in every transaction. A rollback journal and full
+synchronisation, because write-ahead logging does not work on network file systems (https://www.sqlite.org/wal.html).
+`status` never opens it: it reads the snapshot that the master writes.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pwact_like.errors import DataError, FencedError
+from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.types import AttemptState, EndCause, TaskState
+
+JOURNAL_NAME = "journal.sqlite"
+SCHEMA_VERSION = "1"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    name TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, section TEXT NOT NULL, folder TEXT NOT NULL, seed INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '',
+    note TEXT NOT NULL DEFAULT '', planned REAL NOT NULL, ended REAL
+);
+CREATE TABLE IF NOT EXISTS attempts (
+    task TEXT NOT NULL REFERENCES tasks (name), number INTEGER NOT NULL, state TEXT NOT NULL, job TEXT NOT NULL DEFAULT '',
+    env TEXT NOT NULL DEFAULT '{}', cause TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
+    strike INTEGER NOT NULL DEFAULT 0, accepting TEXT, planned REAL NOT NULL, submitted REAL, ended REAL,
+    PRIMARY KEY (task, number)
+);
+CREATE INDEX IF NOT EXISTS attempts_job ON attempts (job);
+CREATE TABLE IF NOT EXISTS jobs (
+    name TEXT PRIMARY KEY, state TEXT NOT NULL, scheduler_id TEXT, section TEXT NOT NULL, script_sha256 TEXT NOT NULL,
+    cause TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', intended REAL NOT NULL, submitted REAL, ended REAL
+);
+CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
+CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task as recorded; ``state`` is None until it is accepted or failed for good."""
+
+    name: str
+    key: str
+    section: str
+    folder: str
+    state: TaskState | None
+    attempts: int
+    reason: str
+    note: str
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """An attempt as recorded.
+
+    ``accepting`` holds the names being renamed into the task's folder once the attempt was found good: an
+    interrupted acceptance is completed from it. ``strike`` says whether it counts against ``max_attempts``.
+    """
+
+    task: str
+    number: int
+    state: AttemptState
+    job: str
+    env: Mapping[str, str]
+    cause: str
+    reason: str
+    strike: bool
+    accepting: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as recorded; ``scheduler_id`` is None between the intent and the scheduler's answer."""
+
+    name: str
+    state: AttemptState
+    scheduler_id: str | None
+    section: str
+    script_sha256: str
+    cause: str
+    reason: str
+
+
+class Journal:
+    """The journal of one state folder, opened by the master that holds ``lock``.
+
+    Raises
+    ------
+    FencedError
+        When a later master has written to it; in every transaction, too.
+    DataError
+        When the file is not a journal, is damaged, or cannot be written (disk full).
+    """
+
+    def __init__(self, path: Path, lock: MasterLock) -> None:
+        self.path = path
+        self._lock = lock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        self._connection.row_factory = sqlite3.Row
+        try:
+            with self._sqlite_errors():
+                self._connection.execute("PRAGMA journal_mode=DELETE")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._connection.execute("PRAGMA foreign_keys=ON")
+                self._connection.executescript(_SCHEMA)
+            self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check(self) -> None:
+        """Raise FencedError if this master has lost its lock (asked before every submission, too)."""
+        self._lock.check()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """Write all or nothing, as long as this master is the one that holds the lock."""
+        self._lock.check()
+        with self._sqlite_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                stored = self._meta("epoch")
+                if stored != str(self._lock.epoch):
+                    raise FencedError(
+                        f"{self.path}: a later master (epoch {stored}) has written here; this one (epoch {self._lock.epoch}) stops"
+                    )
+                yield Writer(self._connection)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def meta(self, name: str) -> str | None:
+        """A named value, or None."""
+        with self._sqlite_errors():
+            return self._meta(name)
+
+    def tasks(self) -> dict[str, TaskRow]:
+        """Every recorded task by name."""
+        rows = self._all("SELECT * FROM tasks")
+        return {row["name"]: _task_row(row) for row in rows}
+
+    def attempts(self, task: str) -> list[AttemptRow]:
+        """The attempts of a task, first to last."""
+        return [_attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE task = ? ORDER BY number", task)]
+
+    def live_attempts(self) -> list[AttemptRow]:
+        """Attempts that are neither accepted nor rejected."""
+        return [_attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE state NOT IN ('accepted', 'rejected') ORDER BY rowid")]
+
+    def strikes(self, task: str) -> int:
+        """How many attempts of a task count against its ``max_attempts``."""
+        return int(self._all("SELECT count(*) AS n FROM attempts WHERE task = ? AND strike", task)[0]["n"])
+
+    def has_judged(self, job: str) -> bool:
+        """Whether any attempt of a job has come to its end."""
+        return bool(self._all("SELECT 1 FROM attempts WHERE job = ? AND state IN ('accepted', 'rejected') LIMIT 1", job))
+
+    def jobs(self, live_only: bool = False) -> dict[str, JobRow]:
+        """Recorded jobs by name."""
+        where = "WHERE state != 'ended'" if live_only else ""
+        return {row["name"]: _job_row(row) for row in self._all(f"SELECT * FROM jobs {where}")}  # noqa: S608 - a constant
+
+    def events(self) -> list[tuple[float, str, str]]:
+        """(time, kind, what) of everything told to the journal, oldest first."""
+        return [(row["time"], row["kind"], row["what"]) for row in self._all("SELECT * FROM events ORDER BY id")]
+
+    def counts(self) -> dict[str, int]:
+        """Tasks by what they are doing: planned, queued, running, ended (accepted), failed; for the status snapshot."""
+        counts = dict.fromkeys(("planned", "queued", "running", "ended", "failed"), 0)
+        rows = self._all(
+            "SELECT tasks.state AS task, attempts.state AS attempt, count(*) AS n FROM tasks "
+            "LEFT JOIN attempts ON attempts.task = tasks.name AND attempts.number = tasks.attempts GROUP BY 1, 2"
+        )
+        for row in rows:
+            if row["task"] == TaskState.ACCEPTED:
+                kind = "ended"
+            elif row["task"] == TaskState.FAILED:
+                kind = "failed"
+            elif row["attempt"] == AttemptState.QUEUED:
+                kind = "queued"
+            elif row["attempt"] in (None, AttemptState.PLANNED, AttemptState.SUBMITTING):
+                kind = "planned"
+            else:
+                kind = "running"
+            counts[kind] += int(row["n"])
+        return counts
+
+    def _open(self) -> None:
+        """Write this master's epoch in, unless a later one has been here."""
+        self._lock.check()
+        with self._sqlite_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                stored = int(self._meta("epoch") or 0)
+                if stored > self._lock.epoch:
+                    # a lost epoch file (restored from a backup, say) must not lock the folder for ever, a later master must fence
+                    raise FencedError(
+                        f"{self.path}: written by a later master (epoch {stored}, mine is {self._lock.epoch}); if none runs, write "
+                        f"{stored} into {self._lock.folder / 'epoch'} and start again"
+                    )
+                version = self._meta("schema") or SCHEMA_VERSION
+                if version != SCHEMA_VERSION:
+                    raise DataError(f"{self.path}: written by another version of pwact_like (schema {version}, mine is {SCHEMA_VERSION})")
+                Writer(self._connection).set_meta("schema", version)
+                Writer(self._connection).set_meta("epoch", str(self._lock.epoch))
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _meta(self, name: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    def _all(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self._sqlite_errors():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _sqlite_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DataError(
+                f"{self.path}: the journal cannot be used: {error}; what was recorded before is intact: see to the disk "
+                f"(space, quota, permissions) and start again"
+            ) from error
+
+
+class Writer:
+    """What may be written inside one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Remember a named value."""
+        self._connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))
+
+    def event(self, kind: str, what: str) -> None:
+        """Remember that something happened."""
+        self._connection.execute("INSERT INTO events (time, kind, what) VALUES (?, ?, ?)", (time.time(), kind, what))
+
+    def add_task(self, name: str, key: str, section: str, folder: str, seed: int) -> None:
+        """Record a task, before anything is done for it."""
+        self._connection.execute(
+            "INSERT INTO tasks (name, key, section, folder, seed, planned) VALUES (?, ?, ?, ?, ?, ?)",
+            (name, key, section, folder, seed, time.time()),
+        )
+
+    def forget_task(self, name: str) -> None:
+        """Forget a task and its attempts (its folder was emptied by the user)."""
+        self._connection.execute("DELETE FROM attempts WHERE task = ?", (name,))
+        self._connection.execute("DELETE FROM tasks WHERE name = ?", (name,))
+
+    def plan_attempt(self, task: str, number: int, env: Mapping[str, str]) -> None:
+        """Record the next attempt of a task, not yet in a job."""
+        self._connection.execute(
+            "INSERT INTO attempts (task, number, state, env, planned) VALUES (?, ?, ?, ?, ?)",
+            (task, number, AttemptState.PLANNED, json.dumps(dict(env)), time.time()),
+        )
+        self._connection.execute("UPDATE tasks SET attempts = ? WHERE name = ?", (number, task))
+
+    def intend_job(self, job: str, section: str, script_sha256: str, attempts: Iterable[tuple[str, int]]) -> None:
+        """Record that a job is about to be submitted, with the attempts in it."""
+        self._connection.execute(
+            "INSERT INTO jobs (name, state, section, script_sha256, intended) VALUES (?, ?, ?, ?, ?)",
+            (job, AttemptState.SUBMITTING, section, script_sha256, time.time()),
+        )
+        self._connection.executemany(
+            "UPDATE attempts SET state = ?, job = ? WHERE task = ? AND number = ?",
+            [(AttemptState.SUBMITTING, job, task, number) for task, number in attempts],
+        )
+
+    def withdraw_job(self, job: str) -> None:
+        """The scheduler refused the job: its attempts are planned again."""
+        self._connection.execute("UPDATE attempts SET state = ?, job = '' WHERE job = ?", (AttemptState.PLANNED, job))
+        self._connection.execute("DELETE FROM jobs WHERE name = ?", (job,))
+
+    def job_submitted(self, job: str, scheduler_id: str) -> None:
+        """Record the scheduler's id of a job."""
+        self._connection.execute(
+            "UPDATE jobs SET state = ?, scheduler_id = ?, submitted = ? WHERE name = ?",
+            (AttemptState.QUEUED, scheduler_id, time.time(), job),
+        )
+        self._connection.execute(
+            "UPDATE attempts SET state = ?, submitted = ? WHERE job = ? AND state = ?",
+            (AttemptState.QUEUED, time.time(), job, AttemptState.SUBMITTING),
+        )
+
+    def job_state(self, job: str, state: AttemptState) -> None:
+        """Record that a job was seen queued, running, or unknown to the scheduler."""
+        self._connection.execute("UPDATE jobs SET state = ? WHERE name = ?", (state, job))
+        self._connection.execute("UPDATE attempts SET state = ? WHERE job = ? AND state IN ('queued', 'running', 'unknown')", (state, job))
+
+    def job_ended(self, job: str, cause: EndCause, reason: str) -> None:
+        """Record that a job has ended and nothing more is expected of it."""
+        self._connection.execute(
+            "UPDATE jobs SET state = ?, cause = ?, reason = ?, ended = ? WHERE name = ?",
+            (AttemptState.ENDED, cause, reason, time.time(), job),
+        )
+
+    def accepting(self, task: str, number: int, names: Sequence[str], note: str) -> None:
+        """Record that an attempt is good and what is renamed, before the first rename."""
+        self._connection.execute(
+            "UPDATE attempts SET state = ?, accepting = ?, ended = ? WHERE task = ? AND number = ?",
+            (AttemptState.ENDED, json.dumps(list(names)), time.time(), task, number),
+        )
+        self._connection.execute("UPDATE tasks SET note = ? WHERE name = ?", (note, task))
+
+    def accepted(self, task: str, number: int) -> None:
+        """Record that an attempt's outputs are in place: the task is done for good."""
+        self._connection.execute(
+            "UPDATE attempts SET state = ?, cause = ? WHERE task = ? AND number = ?",
+            (AttemptState.ACCEPTED, EndCause.COMPLETED, task, number),
+        )
+        self._connection.execute("UPDATE tasks SET state = ?, ended = ? WHERE name = ?", (TaskState.ACCEPTED, time.time(), task))
+
+    def rejected(self, task: str, number: int, cause: EndCause, reason: str, strike: bool) -> None:
+        """Record a failed attempt."""
+        self._connection.execute(
+            "UPDATE attempts SET state = ?, cause = ?, reason = ?, strike = ?, ended = ? WHERE task = ? AND number = ?",
+            (AttemptState.REJECTED, cause, reason, int(strike), time.time(), task, number),
+        )
+
+    def failed(self, task: str, reason: str) -> None:
+        """Record that a task is set aside for good."""
+        self._connection.execute(
+            "UPDATE tasks SET state = ?, reason = ?, ended = ? WHERE name = ?", (TaskState.FAILED, reason, time.time(), task)
+        )
+
+
+def _task_row(row: sqlite3.Row) -> TaskRow:
+    return TaskRow(
+        name=row["name"],
+        key=row["key"],
+        section=row["section"],
+        folder=row["folder"],
+        state=TaskState(row["state"]) if row["state"] else None,
+        attempts=row["attempts"],
+        reason=row["reason"],
+        note=row["note"],
+    )
+
+
+def _attempt_row(row: sqlite3.Row) -> AttemptRow:
+    return AttemptRow(
+        task=row["task"],
+        number=row["number"],
+        state=AttemptState(row["state"]),
+        job=row["job"],
+        env=json.loads(row["env"]),
+        cause=row["cause"],
+        reason=row["reason"],
+        strike=bool(row["strike"]),
+        accepting=None if row["accepting"] is None else tuple(json.loads(row["accepting"])),
+    )
+
+
+def _job_row(row: sqlite3.Row) -> JobRow:
+    return JobRow(
+        name=row["name"],
+        state=AttemptState(row["state"]),
+        scheduler_id=row["scheduler_id"],
+        section=row["section"],
+        script_sha256=row["script_sha256"],
+        cause=row["cause"],
+        reason=row["reason"],
+    )

@@ -1,0 +1,226 @@
+"""What is left to do, in memory: pending attempts and jobs in flight, as the journal and the folders have them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pwact_like import fsio
+from pwact_like.crashpoints import reach
+from pwact_like.errors import DataError, InputError, Problem
+from pwact_like.jobs import attempt as folder_of
+from pwact_like.jobs.journal import AttemptRow, Journal, TaskRow
+from pwact_like.jobs.script import Work
+from pwact_like.jobs.types import AttemptState, EndCause, Task, TaskState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class InFlight:
+    """An attempt in a job."""
+
+    work: Work
+    job: str
+    marker_since: float | None = None
+
+
+@dataclass
+class Job:
+    """A job in flight: what was in it, what is not judged yet, and what the scheduler last said of it.
+
+    ``judged`` says that some of its attempts came to an end: it has done something.
+    """
+
+    name: str
+    work: tuple[Work, ...]
+    inside: dict[str, InFlight]
+    id: str | None = None
+    state: AttemptState = AttemptState.SUBMITTING
+    judged: bool = False
+    absent: int = 0
+    gone_since: float | None = None
+    cause: EndCause = EndCause.UNKNOWN
+    reason: str = ""
+
+
+@dataclass
+class Plan:
+    """Tasks by name, attempts that wait for a job, and jobs in flight by name."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    pending: list[Work] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def put_into_job(self, name: str, work: Sequence[Work]) -> Job:
+        """Move pending attempts into a job."""
+        job = Job(name, tuple(work), {item.task.name: InFlight(item, name) for item in work})
+        self.jobs[name] = job
+        names = {item.task.name for item in work}
+        self.pending = [item for item in self.pending if item.task.name not in names]
+        return job
+
+    def take_back(self, job: Job) -> None:
+        """Make a refused job's attempts pending again, first in line."""
+        del self.jobs[job.name]
+        self.pending = [*job.work, *self.pending]
+
+    def leave(self, item: InFlight) -> None:
+        """Take a judged attempt out of its job."""
+        job = self.jobs[item.job]
+        job.inside.pop(item.work.task.name, None)
+        job.judged = True
+
+
+def open_plan(journal: Journal, tasks: Sequence[Task], work_dir: Path) -> Plan:
+    """Read where an earlier master stopped, complete what it was accepting, and plan first attempts of the rest.
+
+    Raises
+    ------
+    InputError
+        Two tasks with one name, key or folder; a task whose inputs changed since it was begun; an accepted task whose
+        outputs are gone. All of them at once.
+    """
+    rows = journal.tasks()
+    live = {row.task: row for row in journal.live_attempts()}
+    _insist_on_distinct(tasks)
+    anew = _what_begins_anew(tasks, rows, live)
+    by_key = {row.key: row.name for row in rows.values() if row.name not in anew}
+    clashes = [
+        Problem(task.name, f"it is the same work as {by_key[task.key]}, recorded before", "give it another seed or remove one of them")
+        for task in tasks
+        if by_key.get(task.key, task.name) != task.name
+    ]
+    if clashes:
+        raise InputError(clashes)
+    with journal.transaction() as writer:
+        for task in tasks:
+            if task.name in anew:
+                writer.forget_task(task.name)
+                writer.event("anew", f"{task.name}: its folder was emptied; it starts anew")
+                live.pop(task.name, None)
+        for task in tasks:
+            if task.name not in rows or task.name in anew:
+                folder = fsio.relative_path(task.folder, work_dir)
+                writer.add_task(task.name, task.key, task.section, folder, task.seed)
+    plan = Plan(tasks={task.name: task for task in tasks})
+    for name in anew:
+        rows.pop(name, None)
+    _complete_acceptances(journal, plan, live)
+    _take_up(journal, plan, live)
+    return plan
+
+
+def _insist_on_distinct(tasks: Sequence[Task]) -> None:
+    problems = []
+    for what, of in (("name", lambda task: task.name), ("key", lambda task: task.key), ("folder", lambda task: str(task.folder))):
+        seen: dict[str, str] = {}
+        for task in tasks:
+            value = of(task)
+            if value in seen:
+                problems.append(Problem(task.name, f"it has the same {what} as {seen[value]}: {value}"))
+            seen[value] = task.name
+    if problems:
+        raise InputError(problems)
+
+
+def _what_begins_anew(tasks: Sequence[Task], rows: Mapping[str, TaskRow], live: Mapping[str, AttemptRow]) -> set[str]:
+    """Tasks whose folder the user emptied; raises when a recorded task does not fit what is asked for now."""
+    anew, problems = set(), []
+    for task in tasks:
+        row = rows.get(task.name)
+        if row is None:
+            continue
+        emptied = folder_of.is_untouched(task) and not _in_a_job(live.get(task.name))
+        if emptied and (row.state is not None or row.key != task.key):
+            anew.add(task.name)
+        elif row.key != task.key:
+            problems.append(
+                Problem(task.name, "its inputs changed since it was begun", f"undo the change, or remove {task.folder} to run it anew")
+            )
+        elif row.state is TaskState.ACCEPTED and (missing := folder_of.missing_results(task)):
+            problems.append(
+                Problem(
+                    task.name,
+                    f"it was accepted before, and {', '.join(missing)} is missing from {task.folder}",
+                    "put it back, or remove the whole folder to run the task anew",
+                )
+            )
+    if problems:
+        raise InputError(problems)
+    return anew
+
+
+def _in_a_job(row: AttemptRow | None) -> bool:
+    return row is not None and row.state is not AttemptState.PLANNED
+
+
+def _complete_acceptances(journal: Journal, plan: Plan, live: dict[str, AttemptRow]) -> None:
+    """Finish the renames of attempts that an earlier master had found good."""
+    for name, row in list(live.items()):
+        task = plan.tasks.get(name)
+        if task is None or row.accepting is None:
+            continue
+        try:
+            folder_of.accept(task, row.number, row.accepting)
+        except DataError as error:
+            with journal.transaction() as writer:
+                writer.rejected(name, row.number, EndCause.FAILED, str(error), strike=True)
+        else:
+            with journal.transaction() as writer:
+                writer.accepted(name, row.number)
+            reach("accepted")
+        del live[name]
+
+
+def _take_up(journal: Journal, plan: Plan, live: Mapping[str, AttemptRow]) -> None:
+    """Sort every unfinished task: into its job in flight, or pending; plan an attempt where there is none."""
+    rows = journal.tasks()
+    jobs = journal.jobs(live_only=True)
+    in_job: dict[str, list[Work]] = {}
+    first: list[Work] = []
+    for name, task in plan.tasks.items():
+        if rows[name].state is not None:
+            folder_of.remove_secrets(task)  # planning the stage again may have written them again
+            continue
+        row = live.get(name)
+        if row is None:
+            first.append(_next_work(journal, task, rows[name]))
+        elif row.state is AttemptState.PLANNED or row.job not in jobs:
+            plan.pending.append(Work(task, row.number, row.env))
+        else:
+            in_job.setdefault(row.job, []).append(Work(task, row.number, row.env))
+    if first:
+        with journal.transaction() as writer:
+            for work in first:
+                writer.plan_attempt(work.task.name, work.number, work.env)
+        plan.pending += first
+    for job_name, works in in_job.items():
+        row_of_job = jobs[job_name]
+        job = plan.put_into_job(job_name, works)
+        job.id, job.state = row_of_job.scheduler_id, row_of_job.state
+        job.judged = journal.has_judged(job_name)
+    _close_finished_jobs(journal, live, set(jobs))
+    order = {name: place for place, name in enumerate(plan.tasks)}
+    plan.pending.sort(key=lambda work: order[work.task.name])
+    if jobs or any(row.state for row in rows.values()):
+        done = sum(rows[name].state is not None for name in plan.tasks)
+        log.info("%d of %d tasks were done before, %d jobs are taken up again", done, len(plan.tasks), len(plan.jobs))
+
+
+def _next_work(journal: Journal, task: Task, row: TaskRow) -> Work:
+    """The next attempt; never with a number that a folder left by anyone already has (its marker is not ours)."""
+    earlier = journal.attempts(task.name)
+    env = earlier[-1].env if earlier else {}
+    return Work(task, max(row.attempts, folder_of.last_attempt_on_disk(task)) + 1, env)
+
+
+def _close_finished_jobs(journal: Journal, live: Mapping[str, AttemptRow], jobs: set[str]) -> None:
+    """Close jobs all of whose attempts were judged just before an earlier master ended."""
+    finished = jobs - {row.job for row in live.values()}
+    if finished:
+        with journal.transaction() as writer:
+            for name in sorted(finished):
+                writer.job_ended(name, EndCause.COMPLETED, "")

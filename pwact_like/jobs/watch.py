@@ -1,0 +1,110 @@
+"""Ask the scheduler about jobs, and conclude no more than it said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from pwact_like.jobs.clock import Clock
+from pwact_like.jobs.journal import Journal
+from pwact_like.jobs.plan import Job
+from pwact_like.jobs.types import AttemptState, JobView, NoAnswer, Scheduler
+
+log = logging.getLogger(__name__)
+
+# a job is absent only when the scheduler said so this often in sequence, each time without an error
+CONFIRMATIONS = 2
+
+
+class Watch:
+    """Keeps the state of jobs in flight up to what the scheduler says of them."""
+
+    def __init__(self, scheduler: Scheduler, journal: Journal, clock: Clock) -> None:
+        self._scheduler = scheduler
+        self._journal = journal
+        self._clock = clock
+        self._silent = False
+
+    def look_up(self, jobs: Iterable[Job], has_begun: Callable[[Job], bool]) -> tuple[bool, list[Job]]:
+        """Look up by name the jobs whose id was never recorded.
+
+        Returns
+        -------
+        changed, never_taken
+            Whether anything is known better now; and the jobs that the scheduler has never had for certain.
+        """
+        changed, never_taken = False, []
+        for job in [job for job in jobs if job.id is None]:
+            answer = self._scheduler.find(job.name)
+            if isinstance(answer, NoAnswer):
+                self._note_silence(answer.text)
+                continue
+            self._note_answer()
+            views = sorted(answer.jobs.values(), key=lambda view: view.alive, reverse=True)
+            if views:
+                record_id(self._journal, job, views[0].id)
+                log.info("job %s found again as %s", job.name, views[0].id)
+                changed = True
+                continue
+            job.absent += 1
+            if job.absent < CONFIRMATIONS:
+                changed = True  # ask again soon
+            elif not has_begun(job):
+                never_taken.append(job)
+            elif job.gone_since is None:
+                # it did start, ended long ago, and the scheduler has forgotten it
+                job.gone_since, job.reason = self._clock.monotonic(), "the scheduler knows this job no more"
+        return changed, never_taken
+
+    def ask(self, jobs: Iterable[Job]) -> bool:
+        """Ask once for all jobs with an id; True when any of them changed its state."""
+        by_id = {job.id: job for job in jobs if job.id is not None}
+        if not by_id:
+            return False
+        answer = self._scheduler.query(list(by_id))
+        if isinstance(answer, NoAnswer):
+            self._note_silence(answer.text)
+            return False
+        self._note_answer()
+        changed = [job for job in by_id.values() if self._has_changed(job, answer.jobs.get(job.id or ""))]
+        # how a job ended is recorded together with what becomes of its tasks
+        moved = [job for job in changed if job.state is not AttemptState.ENDED]
+        if moved:
+            with self._journal.transaction() as writer:
+                for job in moved:
+                    writer.job_state(job.name, job.state)
+        return bool(changed)
+
+    def _has_changed(self, job: Job, view: JobView | None) -> bool:
+        before = job.state
+        if view is None:
+            job.absent += 1
+            job.state = AttemptState.UNKNOWN
+            if job.absent >= CONFIRMATIONS and job.gone_since is None:
+                job.gone_since, job.reason = self._clock.monotonic(), "the scheduler knows this job no more"
+        elif view.alive:
+            job.absent, job.gone_since = 0, None
+            job.state = AttemptState.RUNNING if view.running else AttemptState.QUEUED
+        else:
+            job.absent, job.cause, job.reason = 0, view.cause, view.reason
+            job.state = AttemptState.ENDED
+            if job.gone_since is None:
+                job.gone_since = self._clock.monotonic()
+        return job.state is not before
+
+    def _note_silence(self, text: str) -> None:
+        if not self._silent:
+            log.warning("the scheduler does not answer: %s; nothing is concluded from that, it is asked again", text)
+        self._silent = True
+
+    def _note_answer(self) -> None:
+        if self._silent:
+            log.info("the scheduler answers again")
+        self._silent = False
+
+
+def record_id(journal: Journal, job: Job, scheduler_id: str) -> None:
+    """Record the scheduler's id of a job."""
+    with journal.transaction() as writer:
+        writer.job_submitted(job.name, scheduler_id)
+    job.id, job.state, job.absent = scheduler_id, AttemptState.QUEUED, 0
