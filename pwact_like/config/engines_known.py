@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from pwact_like.config.init_bulk import InitBulkParam
+from pwact_like.config.run import RunParam
+from pwact_like.errors import Problem
+
+if TYPE_CHECKING:
+    from pwact_like.config.load import Loaded, Param
 
 Role = Literal["train", "explore", "label"]
 
@@ -96,3 +104,55 @@ def engine_of_command(role: Role, command: str) -> str:
             if re.fullmatch(pattern, program):
                 return engine
     return ""
+
+
+def unavailable(loaded: Loaded[Param]) -> list[Problem]:
+    """What these settings ask for that is not built here yet: notes for ``check``, a refusal for ``run`` and ``init_bulk``."""
+    param = loaded.param
+    assert isinstance(param, RunParam | InitBulkParam)
+    file = str(param.source or "param.json")
+    found: list[Problem] = []
+
+    def add(path: str, what: str, cure: str) -> None:
+        found.append(Problem(f"{file}: {path}", f"{what} is not built here yet", cure))
+
+    if isinstance(param, InitBulkParam):
+        labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
+        if labelled:
+            _label_engine(add, "dft_style", param.labelling.engine)
+        for name in ("bigmodel", "direct"):
+            if any(getattr(system, name) for system in param.sys_configs):
+                add(f"sys_configs.{name}", "MD with a big model" if name == "bigmodel" else "DIRECT selection", "leave it out; use aimd")
+        return found
+    trainer = ENGINES["train"][param.train.engine]
+    if not trainer.built:
+        add(
+            "train", trainer.what, 'use the embedded trainer: "command": "pwact-like" in resource.json\'s train section, with model_type DP'
+        )
+    else:
+        if param.train.model_type != "DP":
+            add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
+        if param.train.optimizer.name != "ADAM":
+            add(
+                "train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use ADAM, or leave the optimizer out"
+            )
+    if param.strategy.uncertainty == "kpu":
+        add("strategy.uncertainty", "kpu", 'use "committee"')
+    if param.strategy.direct:
+        add("strategy.direct", "DIRECT selection", "set it to false")
+    if param.strategy.compress:
+        add("strategy.compress", "compression", "set it to false")
+    explorer = ENGINES["explore"][param.explore.engine]
+    if not explorer.built:
+        add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
+    elif any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
+        add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
+    _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
+    return found
+
+
+def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:
+    engine = ENGINES["label"][name]
+    if not engine.built:
+        built = ", ".join(known.name for known in ENGINES["label"].values() if known.built)
+        add(path, engine.what, f"built here: {built}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from pwact_like.config.base import Settings
-from pwact_like.config.engines_known import ENGINES
+from pwact_like.config.engines_known import unavailable
+from pwact_like.config.examine import Probes
 from pwact_like.config.init_bulk import InitBulkParam
 from pwact_like.config.pieces import ResourceView, find_work_dir
 from pwact_like.config.read_init_bulk import read_init_bulk
@@ -48,7 +50,9 @@ class Loaded(Generic[Param]):
     notes: tuple[str, ...] = ()
 
 
-def load_run(param: Path, resource: Path | None = None, work_dir: Path | None = None, lenient: bool = False) -> Loaded[RunParam]:
+def load_run(
+    param: Path, resource: Path | None = None, work_dir: Path | None = None, lenient: bool = False, probes: Probes | None = None
+) -> Loaded[RunParam]:
     """Load the settings of ``run``.
 
     Parameters
@@ -59,18 +63,22 @@ def load_run(param: Path, resource: Path | None = None, work_dir: Path | None = 
         Overrides work_dir of param.json.
     lenient
         Unknown keys are notes instead of problems.
+    probes
+        Readers of structures and data (from the data room): with them those are looked into as well.
 
     Raises
     ------
     InputError
         With every problem of both files.
     """
-    return _load(param, resource, work_dir, lenient, "run", read_run)
+    return _load(param, resource, work_dir, lenient, "run", partial(read_run, probes=probes))
 
 
-def load_init_bulk(param: Path, resource: Path | None = None, work_dir: Path | None = None, lenient: bool = False) -> Loaded[InitBulkParam]:
+def load_init_bulk(
+    param: Path, resource: Path | None = None, work_dir: Path | None = None, lenient: bool = False, probes: Probes | None = None
+) -> Loaded[InitBulkParam]:
     """Load the settings of ``init_bulk``; see `load_run`."""
-    return _load(param, resource, work_dir, lenient, "init_bulk", read_init_bulk)
+    return _load(param, resource, work_dir, lenient, "init_bulk", partial(read_init_bulk, probes=probes))
 
 
 def load_train(path: Path, base: Path | None = None, lenient: bool = False) -> tuple[TrainSettings, tuple[str, ...]]:
@@ -181,55 +189,3 @@ def _load_param(
         named = work_dir is None
         reader.problem(table.where("work_dir") if named else "", wrong, "--work-dir DIR overrides it, e.g. --work-dir ." if named else "")
     return read(reader, table, view, path)
-
-
-def unavailable(loaded: Loaded[Param]) -> list[Problem]:
-    """What these settings ask for that is not built here yet: notes for ``check``, a refusal for ``run`` and ``init_bulk``."""
-    param = loaded.param
-    assert isinstance(param, RunParam | InitBulkParam)
-    file = str(param.source or "param.json")
-    found: list[Problem] = []
-
-    def add(path: str, what: str, cure: str) -> None:
-        found.append(Problem(f"{file}: {path}", f"{what} is not built here yet", cure))
-
-    if isinstance(param, InitBulkParam):
-        labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
-        if labelled:
-            _label_engine(add, "dft_style", param.labelling.engine)
-        for name in ("bigmodel", "direct"):
-            if any(getattr(system, name) for system in param.sys_configs):
-                add(f"sys_configs.{name}", "MD with a big model" if name == "bigmodel" else "DIRECT selection", "leave it out; use aimd")
-        return found
-    trainer = ENGINES["train"][param.train.engine]
-    if not trainer.built:
-        add(
-            "train", trainer.what, 'use the embedded trainer: "command": "pwact-like" in resource.json\'s train section, with model_type DP'
-        )
-    else:
-        if param.train.model_type != "DP":
-            add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
-        if param.train.optimizer.name != "ADAM":
-            add(
-                "train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use ADAM, or leave the optimizer out"
-            )
-    if param.strategy.uncertainty == "kpu":
-        add("strategy.uncertainty", "kpu", 'use "committee"')
-    if param.strategy.direct:
-        add("strategy.direct", "DIRECT selection", "set it to false")
-    if param.strategy.compress:
-        add("strategy.compress", "compression", "set it to false")
-    explorer = ENGINES["explore"][param.explore.engine]
-    if not explorer.built:
-        add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
-    elif any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
-        add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
-    _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
-    return found
-
-
-def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:
-    engine = ENGINES["label"][name]
-    if not engine.built:
-        built = ", ".join(known.name for known in ENGINES["label"].values() if known.built)
-        add(path, engine.what, f"built here: {built}")

@@ -7,7 +7,9 @@ from typing import Any
 
 from pwact_like.config.common import StageInput
 from pwact_like.config.engines_known import ENGINES
+from pwact_like.config.examine import Probes, examine_init_bulk
 from pwact_like.config.init_bulk import BulkSystem, InitBulkParam
+from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
 from pwact_like.config.reader import Reader, describe
@@ -27,8 +29,10 @@ from pwact_like.config.source import Table
 STAGES = {"relax": ("relax_input", True), "aimd": ("aimd_input", True), "scf": ("scf_input", True), "bigmodel": ("bigmodel_input", False)}
 
 
-def read_init_bulk(reader: Reader, table: Table, resources: ResourceView, source: Path) -> InitBulkParam | None:
-    """Read init_param.json; every problem goes to the reader."""
+def read_init_bulk(
+    reader: Reader, table: Table, resources: ResourceView, source: Path, probes: Probes | None = None
+) -> InitBulkParam | None:
+    """Read init_param.json; every problem goes to the reader. With probes, structures are looked into."""
     given: dict[str, Any] = {"work_dir": reader.base, "campaign": campaign_name(table, reader.base), "source": source}
     failed: set[str] = set()
     style, engine = read_dft_style(reader, table)
@@ -68,6 +72,14 @@ def read_init_bulk(reader: Reader, table: Table, resources: ResourceView, source
         failed.add("labelling")
     else:
         given["labelling"] = labelling
+    label_inputs: list[StageInput] = []
+    for stage, (key, by_program) in STAGES.items():
+        for index, entry in enumerate(given.get(key, ()) if by_program else ()):
+            label_inputs.append(entry)
+            place = f"{table.where(key)}[{index}]" if isinstance(table.get(key), list) else table.where(key)
+            check_stage_input(reader, place, engine, stage, entry, labelling)
+    if probes is not None and reader.base_exists:
+        examine_init_bulk(reader, probes, systems or (), labelling, label_inputs, table.where("pseudo"))
     handled = {*label_keys, "options", *(options if inline else ())}
     return reader.build(InitBulkParam, table, given=given, failed=failed, handled=handled)
 

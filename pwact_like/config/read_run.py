@@ -7,6 +7,8 @@ from typing import Any
 
 from pwact_like.config.common import SysConfig
 from pwact_like.config.engines_known import ENGINES, canonical
+from pwact_like.config.examine import Probes, examine_run
+from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
 from pwact_like.config.read_train import read_train
@@ -30,8 +32,8 @@ _LMPS_OWNED = ("nsteps", "md_dt", "ensemble", "temps", "press", "taut", "taup", 
 _PROGRAMS = {"train": {"matpl": "MatPL", "deepmd": "DeePMD-kit"}, "explore": {"lammps": "LAMMPS"}}
 
 
-def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path) -> RunParam | None:
-    """Read param.json of ``run``; every problem goes to the reader."""
+def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path, probes: Probes | None = None) -> RunParam | None:
+    """Read param.json of ``run``; every problem goes to the reader. With probes, structures and data are looked into."""
     given: dict[str, Any] = {"work_dir": reader.base, "campaign": campaign_name(table, reader.base), "source": source}
     failed: set[str] = set()
     for key in ("init_data", "valid_data", "test_data"):
@@ -50,20 +52,25 @@ def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path
     )
     strategy = _strategy(reader, strategy_table) if strategy_table else None
     _put(given, failed, "strategy", strategy)
+    configs: list[tuple[SysConfig, str]] = []
     if table.get("explore") is None:
         reader.problem("explore", "this key is required: what is explored")
         failed.add("explore")
     else:
         section = reader.table(table.get("explore"), table.where("explore"))
-        _put(given, failed, "explore", _explore(reader, section, resources) if section else None)
+        _put(given, failed, "explore", _explore(reader, section, resources, configs) if section else None)
+    pseudo_path = "DFT.pseudo"
     if table.get("dft") is None:
         reader.problem("DFT", "this key is required: how candidates are labelled")
         failed.add("dft")
     else:
         section = reader.table(table.get("dft"), table.where("dft"))
         _put(given, failed, "dft", _dft(reader, section, resources, source) if section else None)
+        pseudo_path = section.where("pseudo") if section else pseudo_path
     param = reader.build(RunParam, table, given=given, failed=failed, handled=("train_input_file",))
     _cross_checks(reader, table, given, strategy, train)
+    if probes is not None and reader.base_exists:
+        examine_run(reader, probes, given, configs, pseudo_path)
     return param
 
 
@@ -103,7 +110,7 @@ def _strategy(reader: Reader, table: Table) -> Strategy | None:
     return reader.build(Strategy, table, given=given, failed=failed)
 
 
-def _explore(reader: Reader, table: Table, resources: ResourceView) -> Explore | None:
+def _explore(reader: Reader, table: Table, resources: ResourceView, seen: list[tuple[SysConfig, str]]) -> Explore | None:
     given: dict[str, Any] = {}
     failed: set[str] = set()
     engine = _explore_engine(reader, table, resources)
@@ -115,10 +122,9 @@ def _explore(reader: Reader, table: Table, resources: ResourceView) -> Explore |
 
     count = None
     if table.get("sys_configs") is not None:
-        configs = [
-            _sys_config(reader, item, place, prefixes["sys_config_prefix"])
-            for item, place in listed(table.get("sys_configs"), table.where("sys_configs"))
-        ]
+        places = list(listed(table.get("sys_configs"), table.where("sys_configs")))
+        configs = [_sys_config(reader, item, place, prefixes["sys_config_prefix"]) for item, place in places]
+        seen.extend((config, place) for config, (_, place) in zip(configs, places, strict=True) if config is not None)
         count = len(configs)
         if not configs:
             reader.problem(table.where("sys_configs"), "no structure is named")
@@ -232,6 +238,8 @@ def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) ->
     labelling = read_labelling(reader, table, source, style=style, engine=engine, options=options)
     required = bool(engine) and not inline and engine != "bigmodel"
     entry = stage_from_table(reader, table.only(entry_keys), inline=inline, required=required)
+    if entry is not None:
+        check_stage_input(reader, table.where("input"), engine, "scf", entry, labelling)
     if engine and ENGINES["label"][engine].needs_command:
         resources.require_command("dft", ENGINES["label"][engine].what)
     return Dft(labelling=labelling, entry=entry) if labelling is not None and entry is not None else None

@@ -1,0 +1,120 @@
+"""Check param.json (of run or init_bulk, told by its keys) and resource.json: all problems at once, nothing is written.
+
+Exit status 0 when all is well, 2 when there are problems. Engines need not be installed here: a note says which of
+them this version cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pwact_like.config.common import DataPath
+    from pwact_like.config.examine import DataFacts, Probes, StructureFacts
+    from pwact_like.config.init_bulk import InitBulkParam
+    from pwact_like.config.resource import Resource
+    from pwact_like.config.run import MdJob, RunParam
+
+MAX_DATA_BYTES = 300_000_000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("param", type=Path, help="param.json of run, or init_param.json of init_bulk")
+    parser.add_argument("resource", type=Path, nargs="?", help="resource.json (default: this machine, one core a task)")
+    parser.add_argument("--work-dir", type=Path, help="folder that relative paths start at; overrides work_dir of the param file")
+    parser.add_argument("--lenient", action="store_true", help="unknown keys are warnings instead of errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, and print notes and a summary; problems are raised together."""
+    from pwact_like.config.load import kind_of, load_init_bulk, load_run
+
+    kind = kind_of(args.param)
+    if kind == "run":
+        campaign = load_run(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
+        notes, summary = campaign.notes, _run_summary(campaign.param, campaign.resource)
+    else:
+        start = load_init_bulk(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
+        notes, summary = start.notes, _bulk_summary(start.param, start.resource)
+    for note in notes:
+        print(f"note: {note}")
+    print("\n".join([f"ok: settings of {kind}", *(f"  {line}" for line in summary)]))
+    return 0
+
+
+def probes() -> Probes:
+    """How structures and labelled data are read when settings are checked (libraries are loaded at the first file)."""
+    from pwact_like.config.examine import Probes
+
+    return Probes(structure=_structure, data=_data)
+
+
+def _structure(path: Path, format_name: str | None) -> StructureFacts:
+    from pwact_like.config.examine import StructureFacts
+    from pwact_like.data.formats import read_structure
+
+    atoms = read_structure(path, format_name)
+    a, b, c = (float(length) for length in atoms.cell.lengths())
+    return StructureFacts(tuple(int(number) for number in atoms.numbers), (a, b, c))
+
+
+def _data(data: DataPath) -> DataFacts | None:
+    from pwact_like.config.examine import DataFacts
+    from pwact_like.data.checks import virial_sign_warning
+    from pwact_like.data.formats import read_labelled
+
+    files = [file for file in data.path.rglob("*") if file.is_file()] if data.path.is_dir() else [data.path]
+    if sum(file.stat().st_size for file in files) > MAX_DATA_BYTES:
+        return None
+    frames = read_labelled(data.path, data.format, virial_sign=data.virial_sign).frames
+    return DataFacts(
+        sizes=frozenset(len(frame.atoms) for frame in frames),
+        numbers=frozenset(int(number) for frame in frames for number in frame.atoms.numbers),
+        virial_warning=virial_sign_warning(frames),
+    )
+
+
+def _trajectories(entry: tuple[MdJob, ...], param: RunParam) -> int:
+    """Trajectories of an entry of md_jobs: structures × temperatures × pressures."""
+    total = 0
+    for job in entry:
+        structures = sum(len(param.explore.sys_configs[index].files) for index in job.sys_idx)
+        total += structures if job.lmps_in_idx else structures * len(job.temps) * len(job.pressures)
+    return total
+
+
+def _run_summary(param: RunParam, resource: Resource) -> list[str]:
+    counts = [_trajectories(entry, param) for entry in param.explore.md_jobs]
+    strategy = param.strategy
+    levels = (
+        f"{strategy.lower_model_devi_f:g} to {strategy.upper_model_devi_f:g} eV/Å"
+        if strategy.uncertainty == "committee"
+        else f"{strategy.kpu_lower:g} to {strategy.kpu_upper:g}"
+    )
+    repeats = f", each repeated at most {strategy.convergence.max_repeats} times" if strategy.convergence else ""
+    optimizer = f", {param.train.optimizer.name}" if param.train.engine == "embedded" else ""
+    return [
+        f"work_dir: {param.work_dir}",
+        f"scheduler: {resource.scheduler}",
+        f"train: {param.train.engine}, {param.train.model_type}{optimizer}, {strategy.model_num} model(s), "
+        f"init_data: {len(param.init_data)} path(s), init_model_list: {len(param.init_model_list)}",
+        f"explore: {param.explore.engine}, {sum(len(config.files) for config in param.explore.sys_configs)} structure(s), "
+        f"{len(counts)} entries of md_jobs with {', '.join(map(str, counts))} trajectories{repeats}",
+        f"select: {strategy.uncertainty}, {levels}",
+        f"label: {param.dft.labelling.engine}",
+    ]
+
+
+def _bulk_summary(param: InitBulkParam, resource: Resource) -> list[str]:
+    stages = [name for name in ("relax", "aimd", "bigmodel", "direct", "scf") if any(getattr(system, name) for system in param.sys_configs)]
+    variants = [max(1, len(system.scale)) * max(1, system.perturb) for system in param.sys_configs]
+    return [
+        f"work_dir: {param.work_dir}",
+        f"scheduler: {resource.scheduler}",
+        f"{len(param.sys_configs)} structure(s) with {', '.join(map(str, variants))} variant(s)",
+        f"stages: {', '.join(stages) or 'none: structures only'}",
+        f"label: {param.labelling.engine}",
+    ]

@@ -1,0 +1,126 @@
+"""What a labelling program's own input files say that matters before a job is queued: PWmat's etot.input, VASP's INCAR and POTCAR."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pwact_like.config.common import StageInput
+from pwact_like.config.elements import SYMBOLS
+from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.reader import Reader
+
+_FALSE = ("f", ".false.", "false", ".f.")
+
+
+def settings_of(path: Path) -> dict[str, str]:
+    """``KEY = value`` lines of an etot.input or INCAR: upper-case key → value.
+
+    Comments (# and !) and several settings in a line (;) are understood.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+        When the file cannot be read as text.
+    """
+    found: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for piece in re.split(r"[#!]", line, maxsplit=1)[0].split(";"):
+            key, equals, value = piece.partition("=")
+            if equals and key.strip():
+                found.setdefault(key.strip().upper(), value.strip())
+    return found
+
+
+def check_stage_input(reader: Reader, path: str, engine: str, stage: str, entry: StageInput, labelling: LabelSettings | None) -> None:
+    """Problems and notes of one input file.
+
+    Parameters
+    ----------
+    reader
+        Where problems and notes go.
+    path
+        JSON path of the entry.
+    engine
+        The labelling engine.
+    stage
+        relax, aimd or scf.
+    entry, labelling
+        The input, and what else the program gets (None when that could not be read).
+    """
+    if entry.input is None or not entry.input.is_file() or engine not in ("pwmat", "vasp"):
+        return
+    try:
+        settings = settings_of(entry.input)
+    except OSError as error:
+        reader.problem(path, f"cannot read {entry.input}: {error.strerror}")
+        return
+    if engine == "pwmat":
+        _check_etot(reader, path, entry, settings, labelling)
+    else:
+        _check_incar(reader, path, stage, entry, settings)
+
+
+def uses_dftb(entry: StageInput) -> bool:
+    """Whether an etot.input switches DFTB on (then there are no pseudopotentials)."""
+    if entry.input is None or not entry.input.is_file():
+        return False
+    return settings_of(entry.input).get("USE_DFTB", "").lower() in ("t", "true", ".true.")
+
+
+def _check_etot(reader: Reader, path: str, entry: StageInput, settings: dict[str, str], labelling: LabelSettings | None) -> None:
+    name = entry.input.name if entry.input else ""
+    if "MP_N123" in settings and entry.kspacing is not None:
+        reader.problem(
+            path, f"kspacing is given and {name} has MP_N123: the k-points are set twice", f"remove MP_N123 from {name}, or kspacing"
+        )
+    if uses_dftb(entry) and labelling is not None and labelling.in_skf is None:
+        # DFTB_DETAIL 3 is the charge-only model without Slater–Koster files
+        if re.split(r"[\s,]+", settings.get("DFTB_DETAIL", ""))[0] != "3":
+            reader.problem(path, f"{name} has USE_DFTB = T, and in_skf (folder of the Slater–Koster files) is missing", "give in_skf")
+
+
+def _check_incar(reader: Reader, path: str, stage: str, entry: StageInput, settings: dict[str, str]) -> None:
+    name = entry.input.name if entry.input else ""
+    if stage == "scf":
+        moving = [f"{key} = {settings[key]}" for key, still in (("NSW", "0"), ("IBRION", "-1")) if settings.get(key, still) != still]
+        if moving:
+            reader.note(path, f"{name} has {' and '.join(moving)}: a single point must not move the atoms (NSW = 0, IBRION = -1)")
+    full = [key for key in ("LWAVE", "LCHARG") if settings.get(key, "T").lower() not in _FALSE]
+    if full:
+        reader.note(path, f"{' and '.join(full)} not .FALSE. in {name}: every job leaves WAVECAR or CHGCAR, which fills the disk")
+    ordered = [key for key in ("MAGMOM", "LDAUL", "LDAUU", "LDAUJ") if key in settings]
+    if ordered:
+        reader.note(
+            path, f"{name} has {', '.join(ordered)}: these follow the elements' order, which is alphabetical here in every structure"
+        )
+    if "KSPACING" in settings and entry.kspacing is not None:
+        reader.note(path, f"kspacing is given and {name} has KSPACING: our KPOINTS file wins over the latter")
+
+
+def pseudo_elements(reader: Reader, path: str, labelling: LabelSettings) -> dict[str, Path]:
+    """Element symbol → pseudopotential file, by PWact's rules; a file that names no element is a problem."""
+    found: dict[str, Path] = {}
+    for file in labelling.pseudo:
+        if labelling.engine == "vasp":
+            symbol = _potcar_element(file)
+            rule = "the second word of its first line, cut at _"
+        else:
+            symbol = file.name.partition(".")[0]
+            rule = "the file name before its first dot"
+        if symbol not in SYMBOLS:
+            reader.problem(path, f"{file.name} names no element: {rule} is {symbol!r}", "give the pseudopotential file of one element")
+        elif symbol in found:
+            reader.problem(path, f"two pseudopotentials for {symbol}: {found[symbol].name} and {file.name}", "keep one of them")
+        else:
+            found[symbol] = file
+    return found
+
+
+def _potcar_element(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            words = stream.readline().split()
+    except OSError:
+        return ""
+    return words[1].partition("_")[0] if len(words) > 1 else ""
