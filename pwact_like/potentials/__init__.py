@@ -1,1 +1,44 @@
-"""See docs/architecture.md."""
+"""Embedded potentials: the Deep Potential, its training, its use from ASE. The only room that imports torch.
+
+Importing this package loads no torch; its functions do when they are first asked for::
+
+    potential = potentials.load_model("model.pt")
+    prediction = potential.compute(atoms)          # energy_ev, forces_ev_per_ang, virial_ev, atomic_energies
+    committee = potentials.load_committee(paths)   # .compute(atoms): energies_ev (K,), forces (K, N, 3), virials (K, 3, 3)
+    atoms.calc = potentials.PotentialCalculator(committee)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "Committee": "inference",
+    "CommitteePrediction": "inference",
+    "DeepPotSpec": "spec",
+    "DeepPotential": "deep_potential",
+    "Potential": "inference",
+    "PotentialCalculator": "calculator",
+    "Prediction": "inference",
+    "load_committee": "inference",
+    "load_model": "inference",
+    "read_model": "modelfile",
+    "save_model": "modelfile",
+}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605 - the names are resolved by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"{__name__}.{_WHERE[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from pwact_like.errors import NotAvailableError
+
+        raise NotAvailableError("the embedded potentials need PyTorch: pip install 'pwact-like[torch]'") from error
+    return getattr(module, name)
