@@ -1,0 +1,228 @@
+"""What the stages of init_bulk share: the settings, the folders, the seeds, and the stage that labels structures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
+from pwact_like.errors import BudgetExceededError, JobError
+from pwact_like.fsio import relative_path, write_manifest, write_text
+from pwact_like.jobs.types import Task, TaskResult, TaskState
+from pwact_like.outcome import Outcome
+from pwact_like.seeds import derive_seed, sha256_file
+from pwact_like.stages.base import Fork, Place, Stage, TaskMaker
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from pwact_like.config.common import StageInput
+    from pwact_like.config.init_bulk import BulkSystem, InitBulkParam
+
+log = logging.getLogger(__name__)
+
+WORK_FOLDER = "temp_init_bulk_work"  # PWact's name
+COLLECTION_FOLDER = "collection"
+FAILED_FILE = "failed.csv"
+FAILURE_BUDGET = 0.5  # share of a stage's tasks that may fail
+MAX_LOGGED = 20
+
+
+def system_name(index: int) -> str:
+    """``init_config_I``, PWact's name of the I-th structure of sys_configs."""
+    return f"init_config_{index}"
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """What every stage of one init_bulk works with."""
+
+    place: Place
+    param: InitBulkParam
+    engine: Labeler | None
+    command: str
+    fork: Fork
+    failure_budget: float = FAILURE_BUDGET
+
+    @property
+    def labeler(self) -> Labeler:
+        """The labelling engine; there is none when no system asks for relax, aimd or scf."""
+        if self.engine is None:
+            raise JobError("no system asks for relax, aimd or scf, so no labelling engine was set up")
+        return self.engine
+
+    @property
+    def work_folder(self) -> Path:
+        """Where the tasks run; removed at the end unless reserve_work."""
+        return self.place.work_dir / WORK_FOLDER
+
+    @property
+    def collection_folder(self) -> Path:
+        """The product."""
+        return self.place.work_dir / COLLECTION_FOLDER
+
+    @property
+    def systems(self) -> tuple[BulkSystem, ...]:
+        """The starting structures."""
+        return self.param.sys_configs
+
+    def seed(self, system: int, stage: str, index: int) -> int:
+        """Seed of the index-th random thing that a stage does with a system."""
+        return derive_seed(self.place.root_seed, system, stage, index)
+
+    def entry_recipe(self, entry: StageInput) -> dict[str, Any]:
+        """What of an input entry decides the results: contents, not paths."""
+        return {
+            "input": None if entry.input is None else sha256_file(entry.input),
+            "kspacing": entry.kspacing,
+            "flag_symm": entry.flag_symm,
+            "options": entry.options,
+            "level_of_theory": self.labeler.level_of_theory(entry),
+        }
+
+
+def recipe_hash(*parts: Any) -> str:
+    """Hash of what a product is made from and how; a finished product with another one is never taken for this one."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class BulkStage(Stage):
+    """A stage of init_bulk. ``recipe`` hashes everything that decides its product and stands in its manifest."""
+
+    bulk: Bulk
+
+    @property
+    @abstractmethod
+    def recipe(self) -> str:
+        """Hash of the settings and contents that the product follows from."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One structure that a stage hands to the labelling program.
+
+    ``task`` is the folder below the stage's own, ``facts`` whatever the stage wants to find again in its manifest.
+    """
+
+    system: int
+    task: str
+    seed: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LabellingStage(BulkStage):
+    """Hand structures to the labelling program, one task each; the product is the list of what became of them."""
+
+    kind: ClassVar[LabelKind]
+
+    def __init__(self, bulk: Bulk) -> None:
+        self.bulk = bulk
+        self.name = self.kind
+        self.folder = bulk.work_folder / self.kind
+        self._asked: list[Asked] = []
+
+    @abstractmethod
+    def entry(self, system: int) -> StageInput:
+        """The user's input for this stage and system."""
+
+    @abstractmethod
+    def structures(self) -> Iterator[tuple[Asked, Atoms]]:
+        """What is asked, in an order that is always the same."""
+
+    def plan(self) -> list[Task]:
+        """One task a structure."""
+        make_task = TaskMaker(self.bulk.place)
+        tasks = []
+        self._asked = []
+        for asked, atoms in self.structures():
+            request = LabelRequest(self.kind, atoms, self.entry(asked.system), asked.seed)
+            folder = self.folder / asked.task
+            files = self.bulk.labeler.write(folder, request)
+            commands = self.bulk.labeler.commands(self.bulk.command, request)
+            tasks.append(make_task(self.bulk.labeler.name, folder, "DFT", commands, files, asked.seed))
+            self._asked.append(asked)
+        return tasks
+
+    def judge(self, task: Task, attempt: Path) -> Outcome:
+        """The labeler's word."""
+        return self.bulk.labeler.outcome(attempt, self.kind)
+
+    def collect(self, results: Mapping[str, TaskResult]) -> None:
+        """List what became of every task; the failed ones are given up unless they are too many.
+
+        Raises
+        ------
+        BudgetExceededError
+            When more tasks failed than the budget allows; what is done stays, the next start looks again.
+        """
+        rows = [self._row(asked, results) for asked in self._asked]
+        rows = self.read_results(rows)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        failed = [row for row in rows if not row["accepted"]]
+        write_text(self.folder / FAILED_FILE, _failed_text(failed))
+        self._check_budget(len(failed), len(rows))
+        for row in failed[:MAX_LOGGED]:
+            log.warning("%s: %s is given up: %s", self.name, row["folder"], row["reason"])
+        if len(failed) > MAX_LOGGED:
+            log.warning("%s: %d more are given up: see %s", self.name, len(failed) - MAX_LOGGED, self.folder / FAILED_FILE)
+        write_manifest(
+            self.folder,
+            f"init_bulk {self.name}",
+            inputs={result.task.name: result.task.key for result in results.values()},
+            outputs=[FAILED_FILE, *self.product_files()],
+            facts={
+                "recipe": self.recipe,
+                "engine": self.bulk.labeler.name,
+                "engine_version": self.bulk.labeler.version(),
+                "failed": len(failed),
+                "rows": rows,
+            },
+        )
+
+    def read_results(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Read what this stage's product holds besides the list; may turn an accepted row into a failed one."""
+        return rows
+
+    def product_files(self) -> Sequence[str]:
+        """Files of the product besides the lists."""
+        return ()
+
+    def _row(self, asked: Asked, results: Mapping[str, TaskResult]) -> dict[str, Any]:
+        folder = relative_path(self.folder / asked.task, self.bulk.place.work_dir)
+        result = results[folder]
+        return {
+            "system": asked.system,
+            "task": asked.task,
+            "folder": folder,
+            "seed": asked.seed,
+            "accepted": result.state is TaskState.ACCEPTED,
+            "reason": result.reason,
+            "note": result.note,
+            **asked.facts,
+        }
+
+    def _check_budget(self, n_failed: int, n_all: int) -> None:
+        budget = self.bulk.failure_budget
+        if n_all and n_failed / n_all > budget:
+            raise BudgetExceededError(
+                f"{self.name}: {n_failed} of {n_all} tasks failed, more than the {budget:.0%} that init_bulk goes on without; the reasons "
+                f"stand in {self.folder / FAILED_FILE}. Mend the cause (the input file, the structure, resource.json), remove the folders "
+                "that are listed there, and start again: what succeeded is not done again"
+            )
+
+
+def _failed_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["task", "folder", "reason"])
+    for row in rows:
+        writer.writerow([row["task"], row["folder"], row["reason"]])
+    return stream.getvalue()

@@ -1,0 +1,141 @@
+"""init_bulk: relax → supercell → scale → perturb → MD or single points → collection. Labelled data to start from.
+
+What is left to do follows from the finished products alone, so a start after a kill goes on where the last one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pwact_like.errors import InputError, Problem
+from pwact_like.stages.aimd import AimdStage
+from pwact_like.stages.base import Place
+from pwact_like.stages.bulk import Bulk, BulkStage
+from pwact_like.stages.bulk_folders import claim_work_folder, clean_work_folder, refuse_foreign, refuse_other_recipe
+from pwact_like.stages.collection import CollectionStage
+from pwact_like.stages.relaxation import RelaxationStage
+from pwact_like.stages.single_points import SinglePointStage
+from pwact_like.stages.structures import StructuresStage
+from pwact_like.workflows.session import Session
+
+if TYPE_CHECKING:
+    from pwact_like.config.init_bulk import InitBulkParam
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CollectedData:
+    """One system's part of the collection; ``data`` is None where there are structures only."""
+
+    system: str
+    structure: str
+    data: Path | None
+    frames: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class BulkEnd:
+    """What init_bulk left."""
+
+    collection: Path
+    frames: int
+    rejected: int
+    sha256: str
+    systems: tuple[CollectedData, ...]
+    kept_failures: tuple[Path, ...]
+
+
+def check_param(param: InitBulkParam) -> None:
+    """What the settings models do not know.
+
+    Raises
+    ------
+    InputError
+        With every problem.
+    """
+    problems = [
+        Problem(
+            f"{param.source or 'init_param.json'}: sys_configs[{index}].cell_pert_fraction",
+            f"{system.cell_pert_fraction} could turn the cell inside out: it is the largest component of a strain",
+            "give something below 1, 0.03 for example",
+        )
+        for index, system in enumerate(param.sys_configs)
+        if system.perturb and system.cell_pert_fraction >= 1.0
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def stages_of(bulk: Bulk) -> list[BulkStage]:
+    """The stages that these settings ask for, in their order, without the collection."""
+    systems = bulk.systems
+    wanted: list[tuple[BulkStage, bool]] = [
+        (RelaxationStage(bulk), any(system.relax for system in systems)),
+        (StructuresStage(bulk), True),
+        (AimdStage(bulk), any(system.aimd for system in systems)),
+        (SinglePointStage(bulk), any(system.scf for system in systems)),
+    ]
+    return [stage for stage, used in wanted if used]
+
+
+def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
+    """Run, or go on with, the init_bulk of a loaded init_param.json.
+
+    Raises
+    ------
+    InputError
+        When the folder holds another program's collection, or products of other settings.
+    """
+    from pwact_like.engines.registry import labeler_for
+
+    param: InitBulkParam = loaded.param
+    check_param(param)
+    refuse_foreign(param.work_dir)
+    labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
+    bulk = Bulk(
+        place=Place(param.work_dir, param.seed),
+        param=param,
+        engine=labeler_for(param.labelling) if labelled else None,
+        command=session.command("dft"),
+        fork=session.fork,
+    )
+    collection = CollectionStage(bulk)
+    refuse_other_recipe(collection)
+    if not collection.finished:
+        claim_work_folder(param.work_dir)
+        for stage in stages_of(bulk):
+            refuse_other_recipe(stage)
+            session.drive(stage)
+        session.drive(collection)
+    end = _end(param.work_dir, collection.facts)
+    board = session.board
+    board.dataset = {"frames": end.frames, "sha256": end.sha256}
+    board.state, board.stage, board.reason = "finished", "", f"{end.frames} labelled frames of {len(end.systems)} systems are collected"
+    board.publish()
+    if not param.reserve_work:
+        clean_work_folder(param.work_dir, [name for row in collection.facts["systems"] for name in row["failed_tasks"]])
+    log.info("finished: %s", board.reason)
+    return end
+
+
+def _end(work_dir: Path, facts: dict[str, Any]) -> BulkEnd:
+    collection = work_dir / "collection"
+    systems = tuple(
+        CollectedData(
+            system=row["system"],
+            structure=row["structure"],
+            data=collection / row["data"] if row["data"] else None,
+            frames=row["frames"],
+            rejected=row["rejected"],
+        )
+        for row in facts["systems"]
+    )
+    failures = [work_dir / name for row in facts["systems"] for name in row["failed_tasks"]]
+    return BulkEnd(
+        collection, facts["frames"], facts["rejected"], facts["sha256"], systems, tuple(path for path in failures if path.is_dir())
+    )
