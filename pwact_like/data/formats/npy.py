@@ -171,18 +171,24 @@ def _formula(frame: Frame) -> str:
 
 
 def _write_groups(
-    root: Path, frames: Iterable[Frame], write: Callable[[Path, Sequence[tuple[Frame, NDArray[np.int64]]]], None]
+    root: Path, frames: Iterable[Frame], marker: str, write: Callable[[Path, Sequence[tuple[Frame, NDArray[np.int64]]]], None]
 ) -> list[Path]:
+    """Write a folder a group. Folders of these names are replaced (a killed writer starts again); others are not tolerated."""
     groups = _by_composition(frames)
-    written = []
+    folders = {}
     for formula, has_virial in sorted(groups):
         both = (formula, not has_virial) in groups
-        folder = root / (formula if has_virial or not both else f"{formula}_no_virial")
-        if folder.exists() and any(folder.iterdir()):
-            raise DataError(f"{folder}: this folder is not empty: data are never mixed with older ones (name another folder, or remove it)")
-        write(folder, groups[formula, has_virial])
-        written.append(folder)
-    return written
+        folders[root / (formula if has_virial or not both else f"{formula}_no_virial")] = groups[formula, has_virial]
+    strange = sorted({path.parent for path in root.rglob(marker)} - folders.keys()) if root.is_dir() else []
+    if strange:
+        raise DataError(f"{strange[0]}: other data are there already, and data are never mixed (name another folder, or remove {root})")
+    for folder, group in folders.items():
+        if folder.is_dir():
+            (folder / marker).unlink(missing_ok=True)  # from here on until it is written again readers see no data set
+            for old in [*folder.glob("*.npy"), *folder.glob("set.*/*.npy")]:
+                old.unlink()
+        write(folder, group)
+    return list(folders)
 
 
 def _stack(group: Sequence[tuple[Frame, NDArray[np.int64]]]) -> dict[str, NDArray[np.float64]]:
@@ -225,7 +231,7 @@ def write_pwmlff(root: Path, frames: Iterable[Frame]) -> list[Path]:
             _save(folder / "virials.npy", arrays["virials"])
         _save(folder / "position.npy", scaled.reshape(n_frames, 3 * n_atoms))  # last: readers look for this one
 
-    return _write_groups(root, frames, write)
+    return _write_groups(root, frames, "position.npy", write)
 
 
 def write_deepmd(root: Path, frames: Iterable[Frame]) -> list[Path]:
@@ -246,4 +252,4 @@ def write_deepmd(root: Path, frames: Iterable[Frame]) -> list[Path]:
         write_text(folder / "type_map.raw", "".join(f"{chemical_symbols[element]}\n" for element in elements))
         write_text(folder / "type.raw", "".join(f"{index}\n" for index in types))  # last: readers look for this one
 
-    return _write_groups(root, frames, write)
+    return _write_groups(root, frames, "type.raw", write)
