@@ -14,20 +14,20 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "Committee": "inference",
-    "CommitteePrediction": "inference",
+    "Committee": "committee",
+    "CommitteePrediction": "committee",
     "DeepPotSpec": "spec",
     "DeepPotential": "deep_potential",
-    "Potential": "inference",
+    "Potential": "committee",
     "PotentialCalculator": "calculator",
-    "Prediction": "inference",
-    "load_committee": "inference",
-    "load_model": "inference",
+    "Prediction": "committee",
+    "load_committee": "committee",
+    "load_model": "committee",
     "read_model": "modelfile",
     "save_model": "modelfile",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605 - the names are resolved by __getattr__
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from pwact_like.potentials.inference import Committee, CommitteePrediction, Potential, Prediction
+from pwact_like.potentials.committee import Committee, CommitteePrediction, Potential, Prediction
 from pwact_like.units import stress_from_virial
 
 

@@ -10,6 +10,7 @@ the sum running over all Σ sel slots, empty ones included (s = 0). Zhang et al.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from pwact_like.potentials.geometry import Block, Geometry
 from pwact_like.potentials.network import Layer, Weights, embed, fit, residual_copies, rows_to_slots
 from pwact_like.potentials.spec import DeepPotSpec
-
 
 _Slots = tuple[Tensor, Tensor] | None  # G and dG/dσ in the slots of a block, or no slots
 
@@ -206,7 +206,7 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _chain(widths: Sequence[int], generator: torch.Generator, time_step: bool = False) -> nn.ModuleList:
-    return nn.ModuleList(_Dense(n_in, n_out, generator, time_step) for n_in, n_out in zip(widths[:-1], widths[1:], strict=True))
+    return nn.ModuleList(_Dense(n_in, n_out, generator, time_step) for n_in, n_out in itertools.pairwise(widths))
 
 
 class DeepPotential(nn.Module):
@@ -244,10 +244,9 @@ class DeepPotential(nn.Module):
         features = spec.embedding[-1] * spec.m2
         self.fitting = nn.ModuleList(_chain((features, *spec.fitting), generator, spec.resnet_dt) for _ in range(n))
         self.output = nn.ModuleList(_Dense(spec.fitting[-1], 1, generator) for _ in range(n))
-        kind = {"dtype": torch.float64}
-        self.register_buffer("davg", torch.zeros(n, **kind) if davg is None else davg.to(torch.float64))
-        self.register_buffer("dstd", torch.ones((n, 2), **kind) if dstd is None else dstd.to(torch.float64))
-        self.register_buffer("energy_bias", torch.zeros(n, **kind) if bias is None else bias.to(torch.float64))
+        self.register_buffer("davg", torch.zeros(n, dtype=torch.float64) if davg is None else davg.to(torch.float64))
+        self.register_buffer("dstd", torch.ones((n, 2), dtype=torch.float64) if dstd is None else dstd.to(torch.float64))
+        self.register_buffer("energy_bias", torch.zeros(n, dtype=torch.float64) if bias is None else bias.to(torch.float64))
 
     def weights(self) -> Weights:
         """The parameters in the shape that `evaluate` takes."""

@@ -31,7 +31,7 @@ def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDA
     """Write a header and arrays atomically."""
     text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, header=text, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, allow_pickle=False, header=text, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

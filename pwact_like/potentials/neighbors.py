@@ -26,7 +26,7 @@ class Pairs:
     shift: NDArray[np.int64]
 
     def vectors(self, positions_ang: NDArray[np.float64], cell_ang: NDArray[np.float64]) -> NDArray[np.float64]:
-        """r of every pair in Å, shape (n_pairs, 3)."""
+        """Vectors r of every pair in Å, shape (n_pairs, 3)."""
         return positions_ang[self.j] - positions_ang[self.i] + self.shift @ cell_ang
 
 

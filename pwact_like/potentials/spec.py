@@ -54,7 +54,7 @@ class DeepPotSpec:
         return sum(self.sel)
 
     def with_sel(self, sel: tuple[int, ...]) -> DeepPotSpec:
-        """This shape with its neighbour slots."""
+        """Return this shape with its neighbour slots."""
         return replace(self, sel=sel)
 
     def to_dict(self) -> dict[str, Any]:

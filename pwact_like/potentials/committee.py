@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,10 @@ class CommitteePrediction:
     forces: NDArray[np.float64]
     virials: NDArray[np.float64]
     atomic_energies: NDArray[np.float64]
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        """Unpacks as energies, forces, virials."""
+        return iter((self.energies_ev, self.forces, self.virials))
 
     def member(self, index: int) -> Prediction:
         """One member's word."""
@@ -147,6 +151,13 @@ class Committee:
                 atomic[group.members] = result.atomic_energies.cpu().numpy()
         return CommitteePrediction(energies, forces, virials, atomic)
 
+    def forget(self) -> None:
+        """Drop the neighbour list: the next result then depends on its structure alone, to the last bit.
+
+        (The order of a list's pairs, and with it the rounding of sums, depends on the structure it was made for.)
+        """
+        self._reference = None
+
     def _update_neighbors(self, atoms: Atoms) -> None:
         if self._reference is not None and still_complete(atoms, self._reference, self.cutoff_ang, self._skin):
             return
@@ -186,6 +197,10 @@ class Potential:
     def compute(self, atoms: Atoms) -> Prediction:
         """Energy, forces and virial of a structure; see `Committee.compute`."""
         return self._committee.compute(atoms).member(0)
+
+    def forget(self) -> None:
+        """See `Committee.forget`."""
+        self._committee.forget()
 
 
 def types_of(numbers: NDArray[Any], spec: DeepPotSpec) -> NDArray[np.int64]:
