@@ -107,10 +107,6 @@ class TableWriter:
         self._stream.write(f"{step:12d}" + "".join(f"{number:19.6e}" for number in (*virials, *values)) + "\n")
         self._stream.flush()
 
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self._stream.tell()
-
     def close(self) -> None:
         """Close the file."""
         self._stream.close()

@@ -1,0 +1,107 @@
+"""The embedded explorer: ``pwact-like md`` with the embedded potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pwact_like.engines.explorers.md_files import CHECKPOINT, LOG, RESULT, TABLE, TRAJECTORY, MdResult
+from pwact_like.engines.explorers.md_input import MD_JSON, START, STOP_DEVIATION_LEVELS, to_json
+from pwact_like.engines.launcher import own_command
+from pwact_like.engines.protocols import Explorer, ExploreRequest, Trajectory
+from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
+from pwact_like.fsio import write_json, write_text
+from pwact_like.outcome import Ok, Outcome, Reject, TaskFiles
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class EmbeddedExplorer(Explorer):
+    """One trajectory is one call of ``pwact-like md md.json``; everything it needs lies in the task's folder."""
+
+    name: ClassVar[str] = "embedded"
+
+    def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
+        """Write md.json and start.xyz; the models are links.
+
+        Raises
+        ------
+        InputError
+            For fewer than two models (no deviation), or settings that cannot be run.
+        NotAvailableError
+            For a LAMMPS input of the user's own.
+        """
+        from pwact_like.data.formats.xyz_text import format_frame
+
+        if request.lmps_in is not None:
+            raise NotAvailableError(
+                f"{request.lmps_in}: the embedded MD reads no LAMMPS input; give nsteps, ensemble and temps in md_jobs, "
+                "or explore with LAMMPS (explore.command in resource.json)"
+            )
+        if len(request.models) < 2:
+            raise InputError(
+                Problem(str(folder), "a deviation needs a committee of at least two models", "set strategy.model_num to 3 or more")
+            )
+        if request.md.boundary and request.atoms.cell.rank < 3:
+            raise InputError(
+                Problem(str(folder), "the start structure has no cell of three vectors", "give one, or set boundary to false in md_jobs")
+            )
+        names = tuple(f"model.{index:03d}{path.suffix}" for index, path in enumerate(request.models))
+        atoms = request.atoms.copy()
+        atoms.pbc = request.md.boundary
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / START, format_frame(atoms, {"step": 0}))
+        write_json(folder / MD_JSON, to_json(request.md, names, request.seed, STOP_DEVIATION_LEVELS * request.upper_level))
+        return TaskFiles(
+            inputs=(MD_JSON, START),
+            links=tuple((name, str(path.resolve())) for name, path in zip(names, request.models, strict=True)),
+            outputs=(TRAJECTORY, TABLE, RESULT),
+            optional_outputs=(LOG,),
+            carry=(CHECKPOINT, TRAJECTORY, TABLE, LOG),
+        )
+
+    def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:
+        """``pwact-like md md.json``, through the user's launcher if resource.json names one (``mpirun … pwact-like``)."""
+        return (f"{own_command(command, 'md')} {MD_JSON}",)
+
+    def outcome(self, folder: Path) -> Outcome:
+        """Ok with a note for a run that ended early and left frames."""
+        try:
+            result = MdResult.read(folder)
+        except DataError as error:
+            return Reject(str(error))
+        if result.frames == 0:
+            return Reject(f"no frame was written: {result.ended}")
+        missing = [name for name in (TRAJECTORY, TABLE) if not (folder / name).is_file()]
+        if missing:
+            return Reject(f"{' and '.join(missing)} missing in {folder}")
+        if result.ended:
+            return Ok(f"ended early with {result.frames} of {result.frames_planned} frames: {result.ended}")
+        return Ok()
+
+    def read(self, folder: Path) -> Trajectory:
+        """Trajectory, table, and why it ended early."""
+        for name in (TRAJECTORY, TABLE):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder / name} is missing; was the folder cleaned?")
+        return Trajectory(folder / TRAJECTORY, folder / TABLE, MdResult.read(folder).ended)
+
+    def frames(self, folder: Path, steps: Iterable[int]) -> list[Atoms]:
+        """Fetch by step, reading only these frames."""
+        from pwact_like.data.xyz_trajectory import fetch_steps
+
+        return fetch_steps(folder / TRAJECTORY, steps)
+
+    def thin(self, folder: Path, steps: Iterable[int]) -> None:
+        """Keep these steps only."""
+        from pwact_like.data.xyz_trajectory import keep_steps
+
+        keep_steps(folder / TRAJECTORY, steps)
+
+    def version(self) -> str:
+        """The package's own."""
+        from pwact_like import __version__
+
+        return __version__
