@@ -93,6 +93,7 @@ def render_job(name: str, folder: Path, work: Sequence[Work], section: ResourceS
         slots=slots,
         workers=min(slots, len(tasks)),
         tasks=tasks,
+        any_env=any(task["env"] for task in tasks),
         any_inputs=any(task["inputs"] for task in tasks),
         any_links=any(task["links"] for task in tasks),
         any_carry=any(task["carry"] and task["attempt"] > 1 for task in tasks),
