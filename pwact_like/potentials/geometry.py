@@ -161,7 +161,7 @@ def moved(value: _T, device: torch.device) -> _T:
         item = getattr(value, field.name)
         if isinstance(item, Tensor):
             changes[field.name] = item.to(device)
-        elif isinstance(item, Layout | BlockLayout | Block):
+        elif isinstance(item, Geometry | Layout | BlockLayout | Block):
             changes[field.name] = moved(item, device)
         elif isinstance(item, tuple) and item and not isinstance(item[0], int):
             changes[field.name] = tuple(moved(part, device) for part in item)

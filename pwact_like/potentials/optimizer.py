@@ -1,0 +1,62 @@
+"""Adam on one flat vector: a model's parameters become views of it, in the order of ``named_parameters``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+class FlatParameters:
+    """A model's parameters and gradients as two vectors.
+
+    Attributes
+    ----------
+    values, gradient
+        (n_parameters,); the model's parameters and their ``grad`` are views of them.
+    layout
+        (name, first place, shape) of each parameter, in order: what a filter's blocks refer to.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = list(model.named_parameters())
+        self.values = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
+        self.gradient = torch.zeros_like(self.values)
+        layout = []
+        first = 0
+        for name, parameter in named:
+            last = first + parameter.numel()
+            parameter.data = self.values[first:last].view(parameter.shape)
+            parameter.grad = self.gradient[first:last].view(parameter.shape)
+            layout.append((name, first, tuple(parameter.shape)))
+            first = last
+        self.layout = tuple(layout)
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019); its state is three arrays and a count."""
+
+    def __init__(self, parameters: FlatParameters, weight_decay: float = 0.0) -> None:
+        self.parameters = parameters
+        self.weight_decay = weight_decay
+        self.first = torch.zeros_like(parameters.values)
+        self.second = torch.zeros_like(parameters.values)
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Use the gradient, then set it to zero."""
+        gradient, values = self.parameters.gradient, self.parameters.values
+        self.steps += 1
+        self.first.mul_(_BETA1).add_(gradient, alpha=1.0 - _BETA1)
+        self.second.mul_(_BETA2).addcmul_(gradient, gradient, value=1.0 - _BETA2)
+        if self.weight_decay:
+            values.mul_(1.0 - rate * self.weight_decay)
+        root = (self.second / (1.0 - _BETA2**self.steps)).sqrt_().add_(_EPSILON)
+        values.addcdiv_(self.first, root, value=-rate / (1.0 - _BETA1**self.steps))
+        gradient.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold, beside ``steps``."""
+        return {"values": self.parameters.values, "adam_first": self.first, "adam_second": self.second}

@@ -1,0 +1,71 @@
+"""What is counted and fitted before a training: neighbour slots, the spread of environments, reference energies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pwact_like.potentials.geometry import switched_inverse
+from pwact_like.potentials.spec import DeepPotSpec
+from pwact_like.potentials.training_set import TrainingFrame
+
+_DEFAULT_STD = 0.1  # for an element that no frame holds
+_SMALLEST_STD = 0.01
+
+
+def neighbor_counts(frame: TrainingFrame, n_types: int) -> NDArray[np.int64]:
+    """Neighbours of each type within Rmax of each atom, (n_atoms, n_types)."""
+    counts = np.zeros((len(frame.types), n_types), dtype=np.int64)
+    np.add.at(counts, (frame.pair_i, frame.types[frame.pair_j]), 1)
+    np.add.at(counts, (frame.pair_j, frame.types[frame.pair_i]), 1)
+    return counts
+
+
+def count_sel(frames: Sequence[TrainingFrame], n_types: int) -> tuple[int, ...]:
+    """Neighbour slots of each type: the most that any atom has, a tenth more, rounded up to a multiple of four.
+
+    DeePMD-kit's "auto"; at least four, so that isolated atoms alone do not make a divisor of zero.
+    """
+    most = np.zeros(n_types, dtype=np.int64)
+    for frame in frames:
+        most = np.maximum(most, neighbor_counts(frame, n_types).max(axis=0, initial=0))
+    return tuple(max(4, 4 * ((int(1.1 * int(count)) + 3) // 4)) for count in most)
+
+
+def environment_spread(frames: Sequence[TrainingFrame], spec: DeepPotSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of s and standard deviations of s and of s·x/r over all slots (empty ones count as zeros), by centre's type.
+
+    Returns
+    -------
+    davg
+        (n_types,).
+    dstd
+        (n_types, 2).
+    """
+    sums = np.zeros((spec.n_types, 2))  # Σ s, Σ s²
+    atoms = np.zeros(spec.n_types)
+    for frame in frames:
+        distance = torch.from_numpy(np.linalg.norm(frame.vectors, axis=1))
+        s = switched_inverse(distance, spec.rmin_ang, spec.rmax_ang)[0].numpy()
+        atoms += np.bincount(frame.types, minlength=spec.n_types)
+        for end in (frame.pair_i, frame.pair_j):
+            types = frame.types[end]
+            sums[:, 0] += np.bincount(types, weights=s, minlength=spec.n_types)
+            sums[:, 1] += np.bincount(types, weights=s * s, minlength=spec.n_types)
+    slots = np.maximum(atoms * spec.n_slots, 1.0)
+    mean = sums[:, 0] / slots
+    radial = np.sqrt(np.maximum(sums[:, 1] / slots - mean**2, 0.0))
+    angular = np.sqrt(sums[:, 1] / slots / 3.0)  # |s r̂|² = s², a third of it along each axis
+    spread = np.maximum(np.stack([radial, angular], axis=1), _SMALLEST_STD)
+    spread[atoms == 0] = _DEFAULT_STD
+    return torch.from_numpy(mean), torch.from_numpy(spread)
+
+
+def reference_energies(frames: Sequence[TrainingFrame], n_types: int) -> torch.Tensor:
+    """Energy of each element, eV: least squares of the frames' energies over their compositions (smallest norm if degenerate)."""
+    counts = np.array([np.bincount(frame.types, minlength=n_types) for frame in frames], dtype=np.float64)
+    energies = np.array([frame.energy_ev for frame in frames])
+    return torch.from_numpy(np.linalg.lstsq(counts, energies, rcond=None)[0])
