@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwact_like.stages.bulk import Asked, LabellingStage, recipe_hash, system_name
@@ -26,6 +27,11 @@ class AimdStage(LabellingStage):
         """Structures and inputs."""
         wanted = [[index, self.bulk.entry_recipe(self.entry(index))] for index, system in enumerate(self.bulk.systems) if system.aimd]
         return recipe_hash("aimd", StructuresStage(self.bulk).recipe, self.bulk.place.root_seed, wanted)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The structures."""
+        return (StructuresStage(self.bulk).folder,)
 
     def entry(self, system: int) -> StageInput:
         """``aimd_input[aimd_input_idx]``."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import BudgetExceededError, JobError
-from pwact_like.fsio import relative_path, write_manifest, write_text
+from pwact_like.fsio import MANIFEST_NAME, relative_path, write_manifest, write_text
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed, sha256_file
@@ -33,7 +33,6 @@ WORK_FOLDER = "temp_init_bulk_work"  # PWact's name
 COLLECTION_FOLDER = "collection"
 FAILED_FILE = "failed.csv"
 FAILURE_BUDGET = 0.5  # share of a stage's tasks that may fail
-MAX_LOGGED = 20
 
 
 def system_name(index: int) -> str:
@@ -104,6 +103,15 @@ class BulkStage(Stage):
     def recipe(self) -> str:
         """Hash of the settings and contents that the product follows from."""
 
+    @property
+    @abstractmethod
+    def sources(self) -> tuple[Path, ...]:
+        """Folders of the products that this stage reads."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What of a product's origin goes into its facts, so that it is never taken for that of another origin."""
+        return {"recipe": self.recipe, "from": {folder.name: sha256_file(folder / MANIFEST_NAME) for folder in self.sources}}
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -169,17 +177,15 @@ class LabellingStage(BulkStage):
         failed = [row for row in rows if not row["accepted"]]
         write_text(self.folder / FAILED_FILE, _failed_text(failed))
         self._check_budget(len(failed), len(rows))
-        for row in failed[:MAX_LOGGED]:
-            log.warning("%s: %s is given up: %s", self.name, row["folder"], row["reason"])
-        if len(failed) > MAX_LOGGED:
-            log.warning("%s: %d more are given up: see %s", self.name, len(failed) - MAX_LOGGED, self.folder / FAILED_FILE)
+        if failed:
+            log.warning("%s: %d of %d failed; what would follow from them is given up", self.name, len(failed), len(rows))
         write_manifest(
             self.folder,
             f"init_bulk {self.name}",
             inputs={result.task.name: result.task.key for result in results.values()},
             outputs=[FAILED_FILE, *self.product_files()],
             facts={
-                "recipe": self.recipe,
+                **self.provenance(),
                 "engine": self.bulk.labeler.name,
                 "engine_version": self.bulk.labeler.version(),
                 "failed": len(failed),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pwact_like.errors import InputError, Problem
-from pwact_like.fsio import delete_with_ledger, is_finished, read_manifest, write_json
+from pwact_like.fsio import MANIFEST_NAME, delete_with_ledger, is_finished, read_manifest, write_json
+from pwact_like.seeds import sha256_file
 from pwact_like.stages.bulk import COLLECTION_FOLDER, WORK_FOLDER, BulkStage
 from pwact_like.stages.collection import COLLECTION_KIND
 
@@ -49,24 +50,48 @@ def claim_work_folder(work_dir: Path) -> None:
     write_json(work_dir / WORK_FOLDER / MARKER, {"workflow": "init_bulk", "what": "work folders of init_bulk; removed at its end"})
 
 
-def refuse_other_recipe(stage: BulkStage) -> None:
-    """Refuse to take a finished product for that of other settings.
+def refuse_other_recipes(stages: Sequence[BulkStage]) -> None:
+    """Refuse to take finished products for those of other settings.
+
+    Raises
+    ------
+    InputError
+        Naming every such product, with the cure.
+    """
+    problems = [
+        Problem(
+            str(stage.folder),
+            "this product is finished and was made with other settings: an input file, a structure, an option, the seed or the labelling "
+            "program changed since; a finished product is never rewritten",
+            "put the settings back; or remove this folder to make it anew; or give another --work-dir",
+        )
+        for stage in stages
+        if stage.finished and stage.facts.get("recipe") != stage.recipe
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def refuse_other_sources(stage: BulkStage) -> None:
+    """Refuse a finished product whose sources were made anew since.
 
     Raises
     ------
     InputError
         With the cure.
     """
-    if not stage.finished or stage.facts.get("recipe") == stage.recipe:
+    if not stage.finished:
         return
-    raise InputError(
-        Problem(
-            str(stage.folder),
-            "this product is finished and was made with other settings (input files, structures, options, seed, or the labelling program "
-            "changed since); a finished product is never rewritten",
-            "put the settings back; or move this folder away to make it anew (with what follows from it); or give another --work-dir",
-        )
-    )
+    recorded = stage.facts.get("from", {})
+    for folder in stage.sources:
+        if is_finished(folder) and recorded.get(folder.name) != sha256_file(folder / MANIFEST_NAME):
+            raise InputError(
+                Problem(
+                    str(stage.folder),
+                    f"this product was made from an earlier {folder.name} than the one in {folder}, which was made anew since",
+                    "remove this folder to make it anew as well",
+                )
+            )
 
 
 def clean_work_folder(work_dir: Path, failed_tasks: Iterable[str]) -> None:

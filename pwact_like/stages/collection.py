@@ -28,6 +28,7 @@ from pwact_like.stages.aimd import AimdStage, step_numbers
 from pwact_like.stages.bulk import Bulk, BulkStage, recipe_hash, system_name
 from pwact_like.stages.crystals import structure_suffix, write_structure
 from pwact_like.stages.labelling import LabelGates, files_below, write_labels
+from pwact_like.stages.relaxation import RelaxationStage
 from pwact_like.stages.single_points import ASKED_FRAMES, SinglePointStage, unreadable_runs
 from pwact_like.stages.structures import INITIAL, STRUCTURES_FILE, StructuresStage
 
@@ -96,6 +97,18 @@ class CollectionRequest:
     systems: Sequence[SystemPlan]
 
 
+def stages_before_collection(bulk: Bulk) -> list[BulkStage]:
+    """The stages that the settings ask for, in their order."""
+    systems = bulk.systems
+    wanted: list[tuple[BulkStage, bool]] = [
+        (RelaxationStage(bulk), any(system.relax for system in systems)),
+        (StructuresStage(bulk), True),
+        (AimdStage(bulk), any(system.aimd for system in systems)),
+        (SinglePointStage(bulk), any(system.scf for system in systems)),
+    ]
+    return [stage for stage, used in wanted if used]
+
+
 @dataclass
 class CollectionStage(BulkStage):
     """Gather the structures and labels of every system."""
@@ -114,17 +127,14 @@ class CollectionStage(BulkStage):
         """The stages before, and how their frames are gathered."""
         param = self.bulk.param
         wanted = [[system.aimd, system.scf] for system in self.bulk.systems]
-        before = [
-            stage.recipe
-            for stage, used in (
-                (StructuresStage(self.bulk), True),
-                (AimdStage(self.bulk), any(system.aimd for system in self.bulk.systems)),
-                (SinglePointStage(self.bulk), any(system.scf for system in self.bulk.systems)),
-            )
-            if used
-        ]
+        before = [stage.recipe for stage in stages_before_collection(self.bulk)]
         gates = [self.gates.net_force_tolerance, self.gates.min_distance_ang]
         return recipe_hash("collection", before, wanted, param.interval, param.data_shuffle, param.data_format, gates)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every stage before it."""
+        return tuple(stage.folder for stage in stages_before_collection(self.bulk))
 
     def plan(self) -> list[Task]:
         """Nothing to submit."""
@@ -156,7 +166,7 @@ class CollectionStage(BulkStage):
             COLLECTION_KIND,
             outputs=files_below(staging, "."),
             facts={
-                "recipe": self.recipe,
+                **self.provenance(),
                 "engine": engine.name if engine else "",
                 "engine_version": engine.version() if engine else "",
                 "data_format": self.bulk.param.data_format,

@@ -56,6 +56,11 @@ class RelaxationStage(LabellingStage):
         ]
         return recipe_hash("relax", self.bulk.place.root_seed, wanted)
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The user's structures only."""
+        return ()
+
     def entry(self, system: int) -> StageInput:
         """``relax_input[relax_input_idx]``."""
         return self.bulk.param.relax_input[self.bulk.systems[system].relax_input_idx]

@@ -40,8 +40,18 @@ class SinglePointStage(LabellingStage):
         """Structures or MD, inputs, and what decides the choice."""
         param = self.bulk.param
         wanted = [[index, self.bulk.entry_recipe(self.entry(index))] for index, system in enumerate(self.bulk.systems) if system.scf]
-        source = AimdStage(self.bulk) if any(system.aimd and system.scf for system in self.bulk.systems) else StructuresStage(self.bulk)
-        return recipe_hash("scf", source.recipe, self.bulk.place.root_seed, wanted, param.interval, param.scf_max_num)
+        before = [AimdStage(self.bulk).recipe, param.interval] if self._relabelled() else [StructuresStage(self.bulk).recipe]
+        return recipe_hash("scf", before, self.bulk.place.root_seed, wanted, param.scf_max_num)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The structures, and the MD whose frames are labelled again."""
+        structures = StructuresStage(self.bulk).folder
+        return (structures, AimdStage(self.bulk).folder) if self._relabelled() else (structures,)
+
+    def _relabelled(self) -> list[int]:
+        """Systems whose MD is labelled again."""
+        return [index for index, system in enumerate(self.bulk.systems) if system.scf and system.aimd]
 
     def entry(self, system: int) -> StageInput:
         """``scf_input[scf_input_idx]``."""
@@ -50,7 +60,7 @@ class SinglePointStage(LabellingStage):
     def structures(self) -> Iterator[tuple[Asked, Atoms]]:
         """Chosen in a child process, which leaves them in files; the master reads one at a time."""
         systems = self.bulk.systems
-        relabelled = [index for index, system in enumerate(systems) if system.scf and system.aimd]
+        relabelled = self._relabelled()
         runs = read_manifest(self.bulk.work_folder / "aimd")["facts"]["rows"] if relabelled else []
         request = ChoiceRequest(
             folder=self.folder,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pwact_like.fsio import is_finished, read_manifest, write_manifest
+from pwact_like.fsio import read_manifest, write_manifest
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome
 from pwact_like.stages.bulk import Bulk, BulkStage, recipe_hash
@@ -106,6 +106,11 @@ class StructuresStage(BulkStage):
         ]
         return recipe_hash("structures", RelaxationStage(self.bulk).recipe, self.bulk.place.root_seed, steps)
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The relaxations, if there are any."""
+        return (RelaxationStage(self.bulk).folder,) if any(system.relax for system in self.bulk.systems) else ()
+
     def plan(self) -> list[Task]:
         """Nothing to submit."""
         return []
@@ -116,9 +121,9 @@ class StructuresStage(BulkStage):
 
     def collect(self, results: Mapping[str, TaskResult]) -> None:
         """Build and write in a child process."""
-        relax_folder = self.bulk.work_folder / "relax"
+        relax_folder = RelaxationStage(self.bulk).folder
         relaxed: dict[int, int | None] = {}
-        if is_finished(relax_folder):
+        if self.sources:
             for row in read_manifest(relax_folder)["facts"]["rows"]:
                 relaxed[row["system"]] = row["index"] if row["accepted"] else None
         seeds = {
@@ -130,7 +135,7 @@ class StructuresStage(BulkStage):
             make_structures, self.folder, self.bulk.systems, starts(self.bulk), relaxed, relax_folder / RELAXED_FILE, seeds
         )
         outputs = [STRUCTURES_FILE] if rows else []
-        write_manifest(self.folder, "init_bulk structures", outputs=outputs, facts={"recipe": self.recipe, "rows": rows})
+        write_manifest(self.folder, "init_bulk structures", outputs=outputs, facts={**self.provenance(), "rows": rows})
 
 
 def make_structures(

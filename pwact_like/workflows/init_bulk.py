@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.errors import InputError, Problem
-from pwact_like.stages.aimd import AimdStage
 from pwact_like.stages.base import Place
-from pwact_like.stages.bulk import Bulk, BulkStage
-from pwact_like.stages.bulk_folders import claim_work_folder, clean_work_folder, refuse_foreign, refuse_other_recipe
-from pwact_like.stages.collection import CollectionStage
-from pwact_like.stages.relaxation import RelaxationStage
-from pwact_like.stages.single_points import SinglePointStage
-from pwact_like.stages.structures import StructuresStage
+from pwact_like.stages.bulk import Bulk
+from pwact_like.stages.bulk_folders import claim_work_folder, clean_work_folder, refuse_foreign, refuse_other_recipes, refuse_other_sources
+from pwact_like.stages.collection import CollectionStage, stages_before_collection
 from pwact_like.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -71,18 +67,6 @@ def check_param(param: InitBulkParam) -> None:
         raise InputError(problems)
 
 
-def stages_of(bulk: Bulk) -> list[BulkStage]:
-    """The stages that these settings ask for, in their order, without the collection."""
-    systems = bulk.systems
-    wanted: list[tuple[BulkStage, bool]] = [
-        (RelaxationStage(bulk), any(system.relax for system in systems)),
-        (StructuresStage(bulk), True),
-        (AimdStage(bulk), any(system.aimd for system in systems)),
-        (SinglePointStage(bulk), any(system.scf for system in systems)),
-    ]
-    return [stage for stage, used in wanted if used]
-
-
 def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
     """Run, or go on with, the init_bulk of a loaded init_param.json.
 
@@ -105,11 +89,12 @@ def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
         fork=session.fork,
     )
     collection = CollectionStage(bulk)
-    refuse_other_recipe(collection)
+    stages = stages_before_collection(bulk)
+    refuse_other_recipes([*stages, collection])
     if not collection.finished:
         claim_work_folder(param.work_dir)
-        for stage in stages_of(bulk):
-            refuse_other_recipe(stage)
+        for stage in stages:
+            refuse_other_sources(stage)
             session.drive(stage)
         session.drive(collection)
     end = _end(param.work_dir, collection.facts)
