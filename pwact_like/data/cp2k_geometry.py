@@ -75,11 +75,12 @@ def _cells(path: Path) -> dict[int, NDArray[np.float64]]:
 
 
 def standard_orientation(cell: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same cell with a along x and b in the xy plane, as CP2K turns it for cell optimisations."""
-    lower = np.linalg.cholesky(cell @ cell.T)
-    if np.linalg.det(cell) < 0:
-        lower[2] = -lower[2]
-    return np.asarray(lower, dtype=np.float64)
+    """The cell of the same lengths and angles with a along x and b in the xy plane, as CP2K turns it to optimise cells.
+
+    It is always right-handed: a left-handed cell comes back mirrored, and with it the atoms (fractional coordinates
+    stay) and the printed forces.
+    """
+    return np.asarray(np.linalg.cholesky(cell @ cell.T), dtype=np.float64)
 
 
 def read_input(path: Path) -> Atoms:
