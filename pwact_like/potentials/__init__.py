@@ -23,8 +23,11 @@ _WHERE = {
     "Prediction": "committee",
     "load_committee": "committee",
     "load_model": "committee",
+    "predict_files": "evaluation",
     "read_model": "modelfile",
     "save_model": "modelfile",
+    "save_predictions": "evaluation",
+    "train": "training",
 }
 
 __all__ = sorted(_WHERE)
