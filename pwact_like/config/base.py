@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -52,8 +53,18 @@ Fraction = Annotated[Float, Field(ge=0, le=1)]
 
 Ints = Annotated[tuple[Int, ...], BeforeValidator(as_tuple)]
 Indices = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(as_tuple)]
-Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)]
+Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 Floats = Annotated[tuple[Float, ...], BeforeValidator(as_tuple)]
 PositiveFloats = Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(as_tuple)]
+
+
+def job_name_part(value: str) -> str:
+    """A name that may stand in a job's name and in a shell line as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", value):
+        raise ValueError(f"{value!r}: letters, digits, _ . - are allowed here, at most 40: it becomes part of job names")
+    return value
+
+
+CampaignName = Annotated[str, AfterValidator(job_name_part)]

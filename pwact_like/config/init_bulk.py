@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pwact_like.config.base import Int, NonNegativeFloat, NonNegativeInt, Paths, PositiveFloats, PositiveInt, Settings
+from pwact_like.config.base import CampaignName, Int, NonNegativeFloat, NonNegativeInt, Paths, PositiveFloats, PositiveInt, Settings
 from pwact_like.config.common import StageInput
 from pwact_like.config.labelling import LabelSettings
 
@@ -88,7 +88,7 @@ class InitBulkParam(Settings):
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"source", "labelling"})
 
     work_dir: Path = Field(description="Folder to work in; left out: the current folder.")
-    campaign: str = Field(default="init", description="Name in job names; left out: made from the folder's name.")
+    campaign: CampaignName = Field(default="init", description="Name in job names; left out: made from the folder's name.")
     data_format: Literal["extxyz", "pwmlff/npy"] = Field(default="extxyz", description="Format of the labelled data: extxyz or pwmlff/npy.")
     data_shuffle: bool = Field(default=False, description="Shuffle the collected frames (seeded).")
     interval: PositiveInt = Field(default=1, description="Take every n-th frame of a trajectory.")

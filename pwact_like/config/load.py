@@ -20,7 +20,7 @@ from pwact_like.config.read_train import read_train
 from pwact_like.config.reader import Reader
 from pwact_like.config.resource import Resource
 from pwact_like.config.run import RunParam
-from pwact_like.config.source import Table, read_json_file
+from pwact_like.config.source import Pairs, Table, read_json_file
 from pwact_like.config.train import TrainSettings
 from pwact_like.errors import InputError, Problem
 
@@ -123,9 +123,10 @@ def _kind(table: Table) -> Kind | None:
     if run == bulk == 0:
         return None
     # resource.json has train, explore and DFT too, each with a command
-    if not bulk and all(key in ("train", "explore", "dft", "direct", "scheduler", "max_jobs") for key in table.entries):
-        sections = [value for _, value in table.entries.values()]
-        if all(any(key.lower() == "command" for key, _ in getattr(value, "items", ())) for value in sections):
+    sections = [value for key, (_, value) in table.entries.items() if key in ("train", "explore", "dft", "direct")]
+    if not bulk and run == len(sections):
+        commands = [isinstance(value, Pairs) and any(key.lower() == "command" for key, _ in value.items) for value in sections]
+        if all(commands):
             return None
     return "run" if run >= bulk else "init_bulk"
 

@@ -9,18 +9,17 @@ from pwact_like.config.common import StageInput
 from pwact_like.config.engines_known import ENGINES
 from pwact_like.config.examine import Probes, examine_init_bulk
 from pwact_like.config.init_bulk import BulkSystem, InitBulkParam
+from pwact_like.config.inline import ENGINE_OPTIONS
 from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.sections import (
-    EMBEDDED_LABELERS,
-    inline_options,
     listed,
     model_keys,
-    options_of,
     read_dft_style,
     read_labelling,
+    read_options,
     read_stage_inputs,
 )
 from pwact_like.config.source import Table
@@ -36,11 +35,12 @@ def read_init_bulk(
     given: dict[str, Any] = {"work_dir": reader.base, "campaign": campaign_name(table, reader.base), "source": source}
     failed: set[str] = set()
     style, engine = read_dft_style(reader, table)
-    inline = engine in EMBEDDED_LABELERS
 
-    for key, by_program in STAGES.values():
+    for stage, (key, by_program) in STAGES.items():
         if table.get(key) is not None:
-            inputs = read_stage_inputs(reader, table.get(key), table.where(key), inline=inline and by_program)
+            inputs = read_stage_inputs(
+                reader, table.get(key), table.where(key), engine=engine if by_program else "", stage=stage if by_program else ""
+            )
             if inputs is None:
                 failed.add(key)
             else:
@@ -63,10 +63,7 @@ def read_init_bulk(
             given.update(_stage_checks(reader, table, resources, systems, given, failed, engine))
 
     label_keys = model_keys(LabelSettings)
-    own_keys = model_keys(InitBulkParam)
-    options = options_of(table, "options")
-    if inline:
-        options |= inline_options(table, label_keys | own_keys | InitBulkParam.no_effect | {"options"})
+    options, taken = read_options(reader, table, engine, ENGINE_OPTIONS.get(engine, frozenset()))
     labelling = read_labelling(reader, table, source, style=style, engine=engine, options=options)
     if labelling is None:
         failed.add("labelling")
@@ -80,7 +77,7 @@ def read_init_bulk(
             check_stage_input(reader, place, engine, stage, entry, labelling)
     if probes is not None and reader.base_exists:
         examine_init_bulk(reader, probes, systems or (), labelling, label_inputs, table.where("pseudo"))
-    handled = {*label_keys, "options", *(options if inline else ())}
+    handled = label_keys | taken | ENGINE_OPTIONS.get(engine, frozenset())
     return reader.build(InitBulkParam, table, given=given, failed=failed, handled=handled)
 
 
@@ -134,7 +131,7 @@ def _stage_checks(
             continue
         inputs = given.get(key)
         if inputs is None:
-            if by_program and engine in EMBEDDED_LABELERS:
+            if by_program and engine in ENGINE_OPTIONS:
                 extra[key] = inputs = (StageInput(),)
             else:
                 reader.problem(table.where(key), f"this key is required: {users[0][1].where(stage)} asks for this stage")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pwact_like.config.common import SysConfig
+from pwact_like.config.common import StageInput, SysConfig
 from pwact_like.config.engines_known import ENGINES, canonical
 from pwact_like.config.examine import Probes, examine_run
+from pwact_like.config.inline import ENGINE_OPTIONS, stage_names
 from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
@@ -15,14 +16,12 @@ from pwact_like.config.read_train import read_train
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.run import Convergence, Dft, Explore, MdJob, RunParam, Strategy
 from pwact_like.config.sections import (
-    EMBEDDED_LABELERS,
-    inline_options,
     listed,
     model_keys,
-    options_of,
     read_data_paths,
     read_dft_style,
     read_labelling,
+    read_options,
     stage_from_table,
 )
 from pwact_like.config.source import Pairs, Table, nearest
@@ -222,22 +221,18 @@ def _md_job(reader: Reader, value: Any, path: str, systems: int | None, inputs: 
 
 def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) -> Dft | None:
     style, engine = read_dft_style(reader, table)
-    inline = engine in EMBEDDED_LABELERS
+    inline = engine in ENGINE_OPTIONS
     label_keys = model_keys(LabelSettings)
-    entry_keys = {"input", "kspacing", "flag_symm"}
-    options = options_of(table, "options")
-    if inline:
-        options |= inline_options(table, label_keys | entry_keys | {"options"})
-    else:
-        for key, (place, _) in table.entries.items():
-            if key not in label_keys | entry_keys | {"options"} and engine:
-                reader.unknown(LabelSettings, place, key, label_keys | entry_keys, train_rule=False)
-    if engine and not inline:
-        if engine == "bigmodel" and table.get("bigmodel_script") is None and table.get("input") is None:
-            reader.problem(table.where("bigmodel_script"), "this key is required: the script that labels structures with the large model")
+    entry_keys = model_keys(StageInput) - {"options"}
+    options, taken = read_options(reader, table, engine, stage_names(engine, "scf"))
+    for key, (place, _) in table.entries.items():
+        if key not in label_keys | entry_keys | taken and engine:
+            reader.unknown(LabelSettings, place, key, label_keys | entry_keys | stage_names(engine, "scf"), train_rule=False)
+    if engine == "bigmodel" and table.get("bigmodel_script") is None and table.get("input") is None:
+        reader.problem(table.where("bigmodel_script"), "this key is required: the script that labels structures with the large model")
     labelling = read_labelling(reader, table, source, style=style, engine=engine, options=options)
     required = bool(engine) and not inline and engine != "bigmodel"
-    entry = stage_from_table(reader, table.only(entry_keys), inline=inline, required=required)
+    entry = stage_from_table(reader, table.only(entry_keys), options={}, taken=(), required=required)
     if entry is not None:
         check_stage_input(reader, table.where("input"), engine, "scf", entry, labelling)
     if engine and ENGINES["label"][engine].needs_command:

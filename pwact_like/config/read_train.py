@@ -8,7 +8,7 @@ from pwact_like.config.base import Settings
 from pwact_like.config.engines_known import ENGINES, canonical
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.sections import model_keys, read_data_paths
-from pwact_like.config.source import Pairs, Table, join, nearest, plain, read_json_file
+from pwact_like.config.source import Pairs, Table, nearest, plain, read_json_file
 from pwact_like.config.train import Descriptor, Fitting, Optimizer, TrainSettings
 from pwact_like.errors import InputError
 
@@ -159,7 +159,8 @@ def _merge(reader: Reader, places: list[tuple[Table, str, set[str]]]) -> tuple[T
             taken = set(pieces)
         sources = [pieces]
         value = outer.get(key)
-        path = path or join(outer.path, key)
+        if not path or key in outer or pieces:
+            path = outer.where(key)
         if isinstance(value, str) and key == "optimizer":
             value = Pairs((("optimizer", value),))
         if value is not None:

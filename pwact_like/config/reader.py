@@ -96,6 +96,7 @@ class Reader:
         given: Mapping[str, Any] | None = None,
         failed: Collection[str] = (),
         handled: Collection[str] = (),
+        hints: Collection[str] = (),
         train_rule: bool = False,
     ) -> Model | None:
         """Build a model from a table; every problem is remembered.
@@ -112,6 +113,8 @@ class Reader:
             Fields whose conversion failed and was reported: the rest is still checked, and the result is None.
         handled
             Keys (lower-case) that the caller deals with itself.
+        hints
+            Further names that a misspelt key may have meant.
         train_rule
             An unknown key is only a note, unless it is nearly a known one (MatPL has more keys than we know).
         """
@@ -130,11 +133,12 @@ class Reader:
                 if value is not None:
                     values[name] = _unpaired(value)
             elif not name:
-                self.unknown(model, place, key, {*names, *handled}, train_rule)
+                self.unknown(model, place, key, {*names, *handled, *hints}, train_rule)
         try:
             instance = model(**values)
         except ValidationError as error:
-            for details in error.errors(include_url=False):
+            bad = {str(details["loc"][0]) for details in error.errors() if details["loc"]}
+            for details in [*error.errors(include_url=False), *_across(model, values, bad)]:
                 if not (details["type"] == "missing" and details["loc"][0] in failed):
                     self._add(details, table.path, spelled, values)
             return None
@@ -226,6 +230,19 @@ class Reader:
 
     def _path_cure(self, text: str) -> str:
         return "" if Path(text).is_absolute() else f"relative paths start at work_dir, {self.base}; --work-dir changes it"
+
+
+def _across(model: type[Settings], values: Mapping[str, Any], bad: Collection[str]) -> list[ErrorDetails]:
+    """Problems between fields, which pydantic looks for only once every field is good; those that concern a bad field are left out."""
+    if not bad:
+        return []
+    try:
+        model(**{name: value for name, value in values.items() if name not in bad})
+    except ValidationError as error:
+        return [
+            details for details in error.errors(include_url=False) if not details["loc"] and not any(name in details["msg"] for name in bad)
+        ]
+    return []
 
 
 def _unpaired(value: Any) -> Any:

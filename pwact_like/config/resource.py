@@ -92,7 +92,7 @@ def owned_option(flag: str) -> str:
     word = re.split(r"[=\s]", flag, maxsplit=1)[0]
     if word.startswith("--"):
         name = word[2:].lower()
-        return next((owned for owned in OWNED_OPTIONS if owned == name or (len(name) >= 4 and owned.startswith(name))), "")
+        return next((owned for owned in OWNED_OPTIONS if len(name) >= 2 and owned.startswith(name)), "")
     return _OWNED_SHORT.get(word[:2], "")
 
 

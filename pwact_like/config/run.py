@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pwact_like.config.base import (
+    CampaignName,
     Floats,
     Fraction,
     Indices,
@@ -60,12 +61,10 @@ class Strategy(Settings):
         default="committee", description="committee (several models) or kpu (one model, LKF, DP)."
     )
     model_num: PositiveInt = Field(default=4, description="Models of the committee, 3 or more; 1 for kpu.")
-    lower_model_devi_f: PositiveFloat = Field(
-        default=0.05, description="Below it a frame is accurate, eV/Å (PWact's spelling `lower_model_deiv_f` is accepted)."
-    )
+    lower_model_devi_f: PositiveFloat = Field(default=0.05, description="Below it a frame is accurate, eV/Å.")
     upper_model_devi_f: PositiveFloat = Field(
         default=0.15,
-        description="At it or above, or not finite, a frame is failed, eV/Å (PWact's spelling `upper_model_deiv_f` is accepted).",
+        description="At it or above, or not finite, a frame is failed, eV/Å.",
     )
     kpu_lower: PositiveFloat = Field(default=0.5, description="Lower level for kpu.")
     kpu_upper: PositiveFloat = Field(default=1.5, description="Upper level for kpu.")
@@ -213,7 +212,9 @@ class RunParam(Settings):
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"source"})
 
     work_dir: Path = Field(description="Folder of the campaign; left out: the current folder.")
-    campaign: str = Field(default="campaign", description="Name of the campaign in job names; left out: made from the folder's name.")
+    campaign: CampaignName = Field(
+        default="campaign", description="Name of the campaign in job names; left out: made from the folder's name."
+    )
     seed: Int = Field(default=1, description="Root of every random number of the campaign.")
     data_format: Literal["extxyz", "pwmlff/npy"] = Field(default="extxyz", description="Format of the labelled data: extxyz or pwmlff/npy.")
     reserve_work: bool = Field(default=False, description="Keep the working files of an iteration.")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pwact_like.config.base import Settings
 from pwact_like.config.common import DataPath, GaussianParam, StageInput
 from pwact_like.config.engines_known import ENGINE_ALIASES, ENGINES, canonical
+from pwact_like.config.inline import ENGINE_OPTIONS, all_names, stage_names
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.source import Pairs, Table, nearest, plain
-
-EMBEDDED_LABELERS = frozenset({"xtb", "ase"})
-_STAGE_KEYS = ("input", "kspacing", "flag_symm")
 
 
 def listed(value: Any, path: str) -> Iterator[tuple[Any, str]]:
@@ -50,28 +48,33 @@ def read_data_paths(reader: Reader, value: Any, path: str) -> tuple[DataPath, ..
     return tuple(found) if good else None
 
 
-def read_stage_inputs(reader: Reader, value: Any, path: str, *, inline: bool) -> tuple[StageInput, ...] | None:
+def read_stage_inputs(reader: Reader, value: Any, path: str, *, engine: str, stage: str) -> tuple[StageInput, ...] | None:
     """Inputs of a stage: a file, {input, kspacing, flag_symm}, or a list of either.
 
-    With ``inline`` (an embedded engine) an object may hold the engine's own settings instead of an input file.
+    With an embedded engine an object may hold the engine's own settings instead of an input file.
     """
-    found = [read_stage_input(reader, item, place, inline=inline) for item, place in listed(value, path)]
+    found = [_stage_input(reader, item, place, engine, stage) for item, place in listed(value, path)]
     good = [entry for entry in found if entry is not None]
     return tuple(good) if len(good) == len(found) else None
 
 
-def read_stage_input(reader: Reader, value: Any, path: str, *, inline: bool) -> StageInput | None:
-    """One stage's input."""
+def _stage_input(reader: Reader, value: Any, path: str, engine: str, stage: str) -> StageInput | None:
     if not isinstance(value, Pairs):
         file = reader.path(value, path, what="input file")
         return StageInput(input=file) if file else None
     table = reader.table(value, path)
-    return stage_from_table(reader, table, inline=inline, required=not inline) if table else None
+    if table is None:
+        return None
+    options, taken = read_options(reader, table, engine, stage_names(engine, stage))
+    hints = stage_names(engine, stage)
+    return stage_from_table(reader, table, options=options, taken=taken, required=engine not in ENGINE_OPTIONS, hints=hints)
 
 
-def stage_from_table(reader: Reader, table: Table, *, inline: bool, required: bool) -> StageInput | None:
-    """A stage's input from {input, kspacing, flag_symm}; the other keys are the engine's settings if it takes any."""
-    given: dict[str, Any] = {}
+def stage_from_table(
+    reader: Reader, table: Table, *, options: Mapping[str, Any], taken: Collection[str], required: bool, hints: Collection[str] = ()
+) -> StageInput | None:
+    """A stage's input from {input, kspacing, flag_symm}; ``taken`` keys have been read already."""
+    given: dict[str, Any] = {"options": dict(options)}
     failed = set()
     if table.get("input") is not None:
         file = reader.path(table.get("input"), table.where("input"), what="input file")
@@ -82,24 +85,45 @@ def stage_from_table(reader: Reader, table: Table, *, inline: bool, required: bo
     elif required:
         reader.problem(table.where("input"), "this key is required: the program's input file")
         failed.add("input")
-    options = {**options_of(table, "options"), **({} if not inline else inline_options(table, {*_STAGE_KEYS, "options"}))}
-    if options and not inline:
-        reader.problem(
-            table.where("options"), "inline settings are for the embedded engines (dft_style xtb or ase)", "put them into the input file"
-        )
-    known = table.only((*_STAGE_KEYS, "options")) if inline else table
-    return reader.build(StageInput, known, given={**given, "options": options}, failed=failed)
+    return reader.build(StageInput, table, given=given, failed=failed, handled=taken, hints=hints)
 
 
-def options_of(table: Table, key: str) -> dict[str, Any]:
-    """An ``options`` object, keys as written."""
-    value = plain(table.get(key, {}))
-    return dict(value) if isinstance(value, dict) else {}
+def read_options(reader: Reader, table: Table, engine: str, names: Collection[str]) -> tuple[dict[str, Any], set[str]]:
+    """Settings of an embedded engine: those of ``options``, and those that stand inline in the table.
+
+    Returns
+    -------
+    tuple
+        Lower-case name → value (deeper keys as written), and the keys of the table that were read.
+    """
+    found: dict[str, Any] = {}
+    taken: set[str] = set()
+    for key, (_, value) in table.entries.items():
+        if _normal(key) in names:
+            taken.add(key)
+            if value is not None:
+                found[_normal(key)] = plain(value)
+    if "options" not in table:
+        return found, taken
+    taken.add("options")
+    if engine not in ENGINE_OPTIONS:
+        cure = "write these settings into the program's input file"
+        reader.problem(table.where("options"), "inline settings are for the embedded engines (dft_style xtb or ase)", cure)
+        return found, taken
+    known = all_names(engine)
+    inner = reader.table(table.get("options", Pairs(())), table.where("options"))
+    for key, (place, value) in inner.entries.items() if inner else ():
+        if _normal(key) not in known:
+            reader.unknown(LabelSettings, place, key, known, train_rule=False)
+        elif _normal(key) in found:
+            reader.problem(place, f"{key!r} stands beside options too", "keep one of them")
+        elif value is not None:
+            found[_normal(key)] = plain(value)
+    return found, taken
 
 
-def inline_options(table: Table, known: set[str]) -> dict[str, Any]:
-    """Settings of an embedded engine among the keys of a table: lower-case key → value (deeper keys as written)."""
-    return {key: plain(value) for key, (_, value) in table.entries.items() if key not in known and value is not None}
+def _normal(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
 
 
 def read_dft_style(reader: Reader, table: Table) -> tuple[str, str]:

@@ -136,9 +136,7 @@ class TrainSettings(Settings):
         description="Training engine: embedded, matpl, deepmd, …; follows from the command of resource.json when left out.",
     )
     descriptor: Descriptor = Field(default_factory=Descriptor, description="Descriptor; inside `model`, as in MatPL, or at this level.")
-    fitting: Fitting = Field(
-        default_factory=Fitting, description="Fitting network (`fitting_net`); inside `model`, as in MatPL, or at this level."
-    )
+    fitting: Fitting = Field(default_factory=Fitting, description="Fitting network; inside `model`, as in MatPL, or at this level.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: Adam.")
     seed: Int | None = Field(
         default=None, description="Seed of a stand-alone training; in a campaign every member's seed follows from the campaign's seed."
