@@ -106,11 +106,13 @@ def run_md(atoms: Atoms, potential: Potential, run: MdInput, folder: Path, progr
     atoms = _start(atoms, run)
     fingerprint = _fingerprint(atoms, run)
     checkpoint = load_checkpoint(folder, fingerprint)
+    loop = _Loop(atoms, potential, run, fingerprint)
+    if checkpoint:
+        loop.resume(checkpoint.arrays)
+    else:
+        loop.begin()  # before a file is touched: models and structure may not belong together
     with MdFiles(folder, with_table=potential.n_models > 1, sizes=checkpoint.sizes if checkpoint else None) as files:
-        loop = _Loop(atoms, potential, run, files, fingerprint)
-        if checkpoint:
-            loop.resume(checkpoint.arrays)
-        ended = loop.run(progress)
+        ended = loop.run(files, progress)
         result = MdResult(ended, loop.step, loop.frames, run.md.frames_planned)
     result.write(folder)
     return result
@@ -143,12 +145,11 @@ def _fingerprint(atoms: Atoms, run: MdInput) -> str:
 class _Loop:
     """The time loop of one run."""
 
-    def __init__(self, atoms: Atoms, potential: Potential, run: MdInput, files: MdFiles, fingerprint: str) -> None:
+    def __init__(self, atoms: Atoms, potential: Potential, run: MdInput, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.atoms = atoms
         self.potential = potential
         self.run_input = run
-        self.files = files
         self.step = 0
         self.frames = 0
         self.deviation: _Deviation | None = None
@@ -159,7 +160,16 @@ class _Loop:
         self.state = MdState(atoms.get_positions(), momenta, np.array(atoms.cell.array), masses, 0.0, nothing, np.zeros((3, 3)))
         self.integrator = build_integrator(run.md, self.state.degrees_of_freedom, self.state.cell)
         self.first_volume = self.state.volume
-        self.started = False
+        self.astray = ""
+        self.is_new = True
+
+    def begin(self) -> None:
+        """Evaluate the start structure."""
+        self.compare_now = self.potential.n_models > 1
+        try:
+            self.state.energy, self.state.forces, self.state.virial = self._evaluate(self.state.positions, self.state.cell)
+        except _AstrayError as astray:
+            self.astray = str(astray)
 
     def resume(self, arrays: dict[str, Array]) -> None:
         """Take over a checkpoint."""
@@ -169,34 +179,34 @@ class _Loop:
         self.state.energy = float(arrays["energy"])
         self.first_volume = float(arrays["first_volume"])
         self.integrator.load({name.removeprefix("integrator."): value for name, value in arrays.items() if name.startswith("integrator.")})
-        self.started = True
+        self.is_new = False
 
-    def _save(self) -> None:
+    def _save(self, files: MdFiles) -> None:
         state = self.state
         arrays = {"positions": state.positions, "momenta": state.momenta, "cell": state.cell, "forces": state.forces}
         arrays |= {"virial": state.virial, "energy": np.float64(state.energy), "first_volume": np.float64(self.first_volume)}
         arrays |= {"step": np.int64(self.step), "frames": np.int64(self.frames)}
         arrays |= {f"integrator.{name}": value for name, value in self.integrator.save().items()}
-        self.files.save_checkpoint(arrays | {"fingerprint": np.str_(self.fingerprint)})
+        files.save_checkpoint(arrays | {"fingerprint": np.str_(self.fingerprint)})
 
-    def run(self, progress: Progress | None) -> str:
+    def run(self, files: MdFiles, progress: Progress | None) -> str:
         """All steps; returns why the run ended early, or ""."""
         run = self.run_input
         try:
-            if not self.started:
-                self.compare_now = self.potential.n_models > 1
-                self.state.energy, self.state.forces, self.state.virial = self._evaluate(self.state.positions, self.state.cell)
-                self._frame()
+            if self.astray:
+                raise _AstrayError(self.astray)
+            if self.is_new:
+                self._frame(files)
             while self.step < run.md.nsteps:
                 self._one_step()
                 if self.step % run.md.trj_freq == 0:
-                    self._frame()
+                    self._frame(files)
                     if progress is not None:
                         progress(self.step)
                 if run.checkpoint_steps and self.step % run.checkpoint_steps == 0:
                     # the neighbour list of a run that goes on must be the one that a resumed run makes anew
                     self.potential.forget()
-                    self._save()
+                    self._save(files)
         except _AstrayError as astray:
             return f"step {self.step}: {astray}"
         return ""
@@ -249,7 +259,7 @@ class _Loop:
         if stop.deviation is not None and self.deviation is not None and not self.deviation.forces[0] <= stop.deviation:
             raise _AstrayError(f"the force deviation is {self.deviation.forces[0]:.4g} eV/Å (limit {stop.deviation:g} eV/Å)")
 
-    def _frame(self) -> None:
+    def _frame(self, files: MdFiles) -> None:
         """Write a frame, its deviation and a line of the log; a frame with colliding atoms is not written."""
         stop = self.run_input.stop
         distance = least_distance(self.atoms, stop.distance_ang)
@@ -260,8 +270,8 @@ class _Loop:
         pressure = np.nan
         if self.run_input.md.boundary:
             pressure = float(np.trace(state.kinetic_tensor + state.virial)) / (3.0 * state.volume) * BAR_PER_EV_PER_ANG3
-        self.files.add_frame(self.step, self.atoms, (deviation.forces, deviation.virials) if deviation else None)
-        self.files.log(
+        files.add_frame(self.step, self.atoms, (deviation.forces, deviation.virials) if deviation else None)
+        files.log(
             self.step,
             self.step * self.run_input.md.md_dt_ps,
             self._temperature(),
