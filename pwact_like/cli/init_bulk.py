@@ -47,13 +47,14 @@ def run(args: argparse.Namespace) -> int:
     from pwact_like.config.load import load_init_bulk
     from pwact_like.errors import StopRequested
     from pwact_like.workflows.driver import DryRunDone
-    from pwact_like.workflows.init_bulk import run_init_bulk
+    from pwact_like.workflows.init_bulk import check_start, run_init_bulk
     from pwact_like.workflows.session import open_session, refuse_unavailable
 
     loaded = load_init_bulk(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient)
     for note in loaded.notes:
         print(f"note: {note}")
     refuse_unavailable(unavailable(loaded))
+    check_start(loaded)
     try:
         with open_session("init_bulk", loaded, dry_run=args.dry_run, take_over=args.take_over) as session:
             end = run_init_bulk(session, loaded)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.errors import InputError, Problem
-from pwact_like.stages.base import Place
+from pwact_like.stages.base import Fork, Place
 from pwact_like.stages.bulk import Bulk
 from pwact_like.stages.bulk_folders import claim_work_folder, clean_work_folder, refuse_foreign, refuse_other_recipes, refuse_other_sources
 from pwact_like.stages.collection import CollectionStage, stages_before_collection
+from pwact_like.workflows.driver import fork
 from pwact_like.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -67,45 +68,62 @@ def check_param(param: InitBulkParam) -> None:
         raise InputError(problems)
 
 
+def check_start(loaded: Any) -> None:
+    """Refuse what must not be started, before anything is written (not even a status).
+
+    Raises
+    ------
+    InputError
+        For settings that make no sense, or a folder that holds another program's collection, or products of other settings.
+    NotAvailableError
+        For a labelling engine that is not built.
+    """
+    check_param(loaded.param)
+    refuse_foreign(loaded.param.work_dir)
+    bulk = _bulk(loaded.param, "", fork)
+    refuse_other_recipes([*stages_before_collection(bulk), CollectionStage(bulk)])
+
+
 def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
     """Run, or go on with, the init_bulk of a loaded init_param.json.
 
     Raises
     ------
     InputError
-        When the folder holds another program's collection, or products of other settings.
+        As `check_start`; or when a product was made from an earlier one than there is now.
     """
-    from pwact_like.engines.registry import labeler_for
-
+    check_start(loaded)  # once more under the lock
     param: InitBulkParam = loaded.param
-    check_param(param)
-    refuse_foreign(param.work_dir)
-    labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
-    bulk = Bulk(
-        place=Place(param.work_dir, param.seed),
-        param=param,
-        engine=labeler_for(param.labelling) if labelled else None,
-        command=session.command("dft"),
-        fork=session.fork,
-    )
+    bulk = _bulk(param, session.command("dft"), session.fork)
     collection = CollectionStage(bulk)
-    stages = stages_before_collection(bulk)
-    refuse_other_recipes([*stages, collection])
     if not collection.finished:
         claim_work_folder(param.work_dir)
-        for stage in stages:
+        for stage in stages_before_collection(bulk):
             refuse_other_sources(stage)
             session.drive(stage)
         session.drive(collection)
     end = _end(param.work_dir, collection.facts)
+    if not param.reserve_work:
+        clean_work_folder(param.work_dir, [name for row in collection.facts["systems"] for name in row["failed_tasks"]])
     board = session.board
     board.dataset = {"frames": end.frames, "sha256": end.sha256}
     board.state, board.stage, board.reason = "finished", "", f"{end.frames} labelled frames of {len(end.systems)} systems are collected"
     board.publish()
-    if not param.reserve_work:
-        clean_work_folder(param.work_dir, [name for row in collection.facts["systems"] for name in row["failed_tasks"]])
     log.info("finished: %s", board.reason)
     return end
+
+
+def _bulk(param: InitBulkParam, command: str, in_child: Fork) -> Bulk:
+    from pwact_like.engines.registry import labeler_for
+
+    labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
+    return Bulk(
+        place=Place(param.work_dir, param.seed),
+        param=param,
+        engine=labeler_for(param.labelling) if labelled else None,
+        command=command,
+        fork=in_child,
+    )
 
 
 def _end(work_dir: Path, facts: dict[str, Any]) -> BulkEnd:
