@@ -96,10 +96,15 @@ def index_dump(path: Path) -> FrameIndex:
     if begins:
         with path.open("rb") as stream:
             stream.seek(begins[-1])
-            reason = _incomplete(stream.read(ends[-1] - begins[-1]))
+            raw = stream.read(ends[-1] - begins[-1])
+        reason, end = _last_frame(raw)
         if reason:
             broken = f"the frame at step {steps[-1]} is not whole ({reason})"
             begins, ends, steps = begins[:-1], ends[:-1], steps[:-1]
+        else:
+            ends[-1] = begins[-1] + end
+            if raw[end:].strip() and not broken:
+                broken = f"the frame after step {steps[-1]} was only begun"
     dropped = f"{path.name}: {broken} and was left out" if broken else ""
     return FrameIndex(path, np.array(begins, dtype=np.int64), np.array(ends, dtype=np.int64), np.array(steps, dtype=np.int64), dropped)
 
@@ -129,14 +134,17 @@ def _n_atoms(items: dict[bytes, list[bytes]]) -> int:
         raise ValueError("'ITEM: NUMBER OF ATOMS' cannot be read") from error
 
 
-def _incomplete(raw: bytes) -> str:
+def _last_frame(raw: bytes) -> tuple[str, int]:
+    """Why the last frame of a file is not whole ("" when it is), and where its atoms end."""
     try:
         items, _, start = _header(raw)
         n_atoms = _n_atoms(items)
     except ValueError as error:
-        return str(error)
-    lines = raw.count(b"\n", start)
-    return "" if lines >= n_atoms else f"{lines} of {n_atoms} atoms"
+        return str(error), len(raw)
+    newlines = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8, offset=start) == 10) if start < len(raw) else np.empty(0, dtype=np.int64)
+    if len(newlines) < n_atoms:
+        return f"{len(newlines)} of {n_atoms} atoms", len(raw)
+    return "", start + (int(newlines[n_atoms - 1]) + 1 if n_atoms else 0)
 
 
 def _box(items: dict[bytes, list[bytes]]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[bool]]:

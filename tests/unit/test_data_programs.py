@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_raw_pwmat_forces_are_minus_the_gradient_of_ep():
     """Σ −F·dx is the rise of Ep along a real trajectory, from the frame called "Force (eV/Angstrom)" on."""
     frames = read_frames(require_shared("LiSi_50.MOVEMENT"))
     assert len(frames) == 50
-    for before, after in list(zip(frames, frames[1:], strict=False))[:20]:
+    for before, after in list(itertools.pairwise(frames))[:20]:
         shift = after.atoms.get_scaled_positions(wrap=False) - before.atoms.get_scaled_positions(wrap=False)
         shift = (shift - np.round(shift)) @ before.atoms.cell.array
         force = 0.5 * (before.label.forces_ev_per_ang + after.label.forces_ev_per_ang)
