@@ -5,14 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 
+_VERBS = frozenset({"train", "eval", "md", "label"})
+
 
 def own_command(command: str, verb: str) -> str:
     """Shell text that runs ``pwact-like VERB`` through the user's command.
 
-    An empty command means this very installation. ``pwact-like`` and ``srun pwact-like`` get the verb, and
-    ``pwact-like train`` has it already.
+    An empty command means this very installation. ``pwact-like`` and ``srun pwact-like`` get the verb; a verb that the
+    command ends with gives way to it.
     """
-    command = command.strip()
-    if not command:
+    words = command.split()
+    if not words:
         return f"{shlex.quote(sys.executable)} -m pwact_like {verb}"
-    return command if command.split()[-1].lower() == verb else f"{command} {verb}"
+    command = command.strip()
+    if len(words) > 1 and words[-1].lower() in _VERBS:
+        command = command.rsplit(None, 1)[0]
+    return f"{command} {verb}"

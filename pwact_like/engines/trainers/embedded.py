@@ -1,0 +1,193 @@
+"""The embedded trainer: ``pwact-like train`` with the embedded potentials."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from zipfile import BadZipFile
+
+from pwact_like.config.elements import symbol
+from pwact_like.engines.launcher import own_command
+from pwact_like.engines.protocols import Trainer, TrainReport, TrainRequest
+from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
+from pwact_like.fsio import read_json, write_json
+from pwact_like.outcome import Ok, Outcome, Reject, TaskFiles
+
+if TYPE_CHECKING:
+    from pwact_like.config.common import DataPath
+    from pwact_like.config.train import TrainSettings
+
+TRAIN_JSON = "train.json"
+MODEL = "model.pt"
+LEARNING_CURVE = "lcurve.csv"
+LOG = "train.log"
+TEST = "test.json"
+CHECKPOINT = "checkpoint.pt"
+INIT_MODEL = "init_model.pt"
+
+
+class EmbeddedTrainer(Trainer):
+    """One member is one call of ``pwact-like train train.json``; data and the model to start from are links."""
+
+    name: ClassVar[str] = "embedded"
+    model_file: ClassVar[str] = MODEL
+    can_judge: ClassVar[bool] = True
+
+    def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
+        """Write train.json in MatPL's keys, with every value that decides the result.
+
+        Raises
+        ------
+        InputError
+            Without training data.
+        NotAvailableError
+            For a model or an optimizer that is not built.
+        """
+        settings = request.settings
+        if settings.model_type != "DP":
+            raise NotAvailableError(f"train.model_type {settings.model_type}: the embedded trainer trains the Deep Potential only (DP)")
+        if settings.optimizer.name != "ADAM":
+            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built yet; the embedded trainer has ADAM")
+        if not request.train_data:
+            raise InputError(Problem(str(folder / TRAIN_JSON), "there is no training data", "give init_data"))
+        links: list[tuple[str, str]] = []
+        content = train_json(settings, request.seed)
+        for kind, data in (("train", request.train_data), ("valid", request.valid_data), ("test", request.test_data)):
+            if data:
+                content[f"{kind}_data"] = _linked(kind, data, links)
+        if request.init_model is not None:
+            links.append((INIT_MODEL, str(request.init_model.resolve())))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / TRAIN_JSON, content)
+        return TaskFiles(
+            inputs=(TRAIN_JSON,),
+            links=tuple(links),
+            outputs=(MODEL, LEARNING_CURVE, *((TEST,) if request.test_data else ())),
+            optional_outputs=(LOG,),
+            carry=(CHECKPOINT, LOG),  # the checkpoint holds the learning curve
+        )
+
+    def commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
+        """``pwact-like train train.json``, through the user's launcher if resource.json names one."""
+        start = f" --init-model {INIT_MODEL}" if request.init_model is not None else ""
+        return (f"{own_command(command, 'train')} {TRAIN_JSON} -o .{start}",)
+
+    def write_judging(self, folder: Path, request: TrainRequest) -> TaskFiles:
+        """See the protocol.
+
+        Raises
+        ------
+        InputError
+            When the test data are of several formats or signs: ``pwact-like eval`` takes one.
+        """
+        links: list[tuple[str, str]] = []
+        entries = _linked("test", request.test_data, links)
+        if len({(entry.get("format"), entry.get("virial_sign")) for entry in entries}) != 1:
+            raise InputError(
+                Problem("test_data", "one format and one virial_sign are needed to judge models with", "convert the data with to_pwdata")
+            )
+        return TaskFiles(inputs=(MODEL,), links=tuple(links), outputs=(TEST,))
+
+    def judging_commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
+        """``pwact-like eval model.pt DATA --json > test.json``."""
+        entries = _linked("test", request.test_data, [])
+        options = [entry["path"] for entry in entries] + ["--json"]
+        if "format" in entries[0]:
+            options += ["--format", shlex.quote(entries[0]["format"])]
+        if "virial_sign" in entries[0]:
+            options.append(f"--virial-sign={entries[0]['virial_sign']}")
+        return (f"{own_command(command, 'eval')} {MODEL} {' '.join(options)} >{TEST}",)
+
+    def outcome(self, folder: Path) -> Outcome:
+        """Ok for a whole model of finite numbers, judged on the test set where there is one."""
+        try:
+            wants_test = bool(read_json(folder / TRAIN_JSON).get("test_data"))
+            names = [MODEL, LEARNING_CURVE, *([TEST] if wants_test else [])]
+            missing = [name for name in names if not (folder / name).is_file()]
+            if missing:
+                return Reject(f"{', '.join(missing)} missing in {folder}; see {LOG} and stderr there")
+            check_model(folder / MODEL)
+            if wants_test:
+                read_json(folder / TEST)
+        except DataError as error:
+            return Reject(str(error))
+        return Ok()
+
+    def read(self, folder: Path) -> TrainReport:
+        """Model, learning curve, errors on the test set."""
+        if not (folder / MODEL).is_file():
+            raise DataError(f"{folder / MODEL} is missing; was the folder cleaned?")
+        curve, test = folder / LEARNING_CURVE, folder / TEST
+        return TrainReport(folder / MODEL, curve if curve.is_file() else None, read_json(test) if test.is_file() else None)
+
+    def version(self) -> str:
+        """The package's own."""
+        from pwact_like import __version__
+
+        return __version__
+
+
+def train_json(settings: TrainSettings, seed: int) -> dict[str, Any]:
+    """Settings as TRAIN.json has them, in MatPL's keys; without data."""
+    optimizer = settings.optimizer
+    used = {name: getattr(optimizer, name) for name in ("epochs", "batch_size", "print_freq", "learning_rate", "stop_lr", "weight_decay")}
+    used |= {name: getattr(optimizer, name) for name in ("train_energy", "train_force", "train_virial")}
+    used |= {
+        f"{end}_pre_fac_{what}": getattr(optimizer, f"{end}_pre_fac_{what}")
+        for what in ("etot", "force", "virial")
+        for end in ("start", "end")
+    }
+    descriptor: dict[str, Any] = {
+        "Rmax": settings.descriptor.rmax,
+        "Rmin": settings.descriptor.rmin,
+        "M2": settings.descriptor.m2,
+        "network_size": list(settings.descriptor.network_size),
+    }
+    if settings.descriptor.sel is not None:
+        descriptor["sel"] = list(settings.descriptor.sel)
+    return {
+        "model_type": settings.model_type,
+        "atom_type": [symbol(number) for number in settings.atom_type],
+        "model": {"descriptor": descriptor, "fitting_net": {"network_size": list(settings.fitting.network_size)}},
+        "optimizer": {"optimizer": optimizer.name, **used},
+        "seed": seed,
+    }
+
+
+def _linked(kind: str, data: Sequence[DataPath], links: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Data entries under link names, so that no absolute path is in the input; formats are told by names, which stay."""
+    entries = []
+    for index, path in enumerate(data):
+        name = f"data/{kind}.{index:03d}/{re.sub(r'[^A-Za-z0-9._-]', '_', path.path.name)}"
+        links.append((name, str(path.path.resolve())))
+        entry: dict[str, Any] = {"path": name}
+        if path.format:
+            entry["format"] = path.format
+        if path.virial_sign != 1:
+            entry["virial_sign"] = path.virial_sign
+        entries.append(entry)
+    return entries
+
+
+def check_model(path: Path) -> None:
+    """Insist that a model file is whole and its numbers are finite, without torch.
+
+    Raises
+    ------
+    DataError
+        Naming the file and what is wrong.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            bad = [name for name in archive.files if archive[name].dtype.kind == "f" and not np.isfinite(archive[name]).all()]
+            json.loads(archive["header"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError) as error:
+        raise DataError(f"{path}: not a whole model file: {error}") from error
+    if bad:
+        raise DataError(f"{path}: {bad[0]} holds numbers that are not finite: the training has diverged; lower learning_rate")
