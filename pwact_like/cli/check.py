@@ -7,17 +7,26 @@ them this version cannot run.
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pwact_like.errors import InputError, Problem
+
 if TYPE_CHECKING:
-    from pwact_like.config.common import DataPath
+    from pwact_like.config.common import DataPath, StageInput
     from pwact_like.config.examine import DataFacts, Probes, StructureFacts
     from pwact_like.config.init_bulk import InitBulkParam
+    from pwact_like.config.labelling import LabelSettings
     from pwact_like.config.resource import Resource
     from pwact_like.config.run import MdJob, RunParam
+    from pwact_like.engines.protocols import LabelKind
+
+    Try = tuple[LabelKind, StageInput, Path, str | None]
 
 MAX_DATA_BYTES = 300_000_000
+MAX_TRIES = 50
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +45,17 @@ def run(args: argparse.Namespace) -> int:
     if kind == "run":
         campaign = load_run(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
         notes, summary = campaign.notes, _run_summary(campaign.param, campaign.resource)
+        engines = [("trainer", campaign.param.train.engine), ("explorer", campaign.param.explore.engine)]
+        labelling, tries = campaign.param.dft.labelling, _run_tries(campaign.param)
     else:
         start = load_init_bulk(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
         notes, summary = start.notes, _bulk_summary(start.param, start.resource)
-    for note in notes:
+        engines = []
+        labelling, tries = start.param.labelling, _bulk_tries(start.param)
+    if tries:
+        engines.append(("labeler", labelling.engine))
+    _try_labelling(labelling, tries)
+    for note in [*notes, *_missing_packages(engines)]:
         print(f"note: {note}")
     print("\n".join([f"ok: settings of {kind}", *(f"  {line}" for line in summary)]))
     return 0
@@ -75,6 +91,63 @@ def _data(data: DataPath) -> DataFacts | None:
         numbers=frozenset(int(number) for frame in frames for number in frame.atoms.numbers),
         virial_warning=virial_sign_warning(frames),
     )
+
+
+def _missing_packages(engines: Sequence[tuple[str, str]]) -> list[str]:
+    """What the engines that are built here import and this Python lacks."""
+    from pwact_like.engines.registry import EXPLORERS, LABELERS, TRAINERS, availability
+
+    built = {"trainer": TRAINERS, "explorer": EXPLORERS, "labeler": LABELERS}
+    return [text for role, name in engines if name in built[role] and (text := availability(role, name))]
+
+
+def _run_tries(param: RunParam) -> list[Try]:
+    return [("scf", param.dft.entry, file, config.format) for config in param.explore.sys_configs for file in config.files[:1]]
+
+
+def _bulk_tries(param: InitBulkParam) -> list[Try]:
+    tries: list[Try] = []
+    for system in param.sys_configs:
+        if system.relax:
+            tries.append(("relax", param.relax_input[system.relax_input_idx], system.file, system.format))
+        if system.aimd:
+            tries.append(("aimd", param.aimd_input[system.aimd_input_idx], system.file, system.format))
+        if system.scf:
+            tries.append(("scf", param.scf_input[system.scf_input_idx], system.file, system.format))
+    return tries
+
+
+def _try_labelling(labelling: LabelSettings, tries: Sequence[Try]) -> None:
+    """Let an engine that is built here write the inputs of some tasks into a folder that is thrown away.
+
+    Raises
+    ------
+    InputError
+        With everything that it refuses: options, the input file, elements.
+    """
+    from pwact_like.config.engines_known import engine_info
+    from pwact_like.engines.protocols import LabelRequest
+    from pwact_like.engines.registry import labeler_for
+
+    info = engine_info("label", labelling.engine)
+    if not tries or info is None or not info.built:
+        return
+    from pwact_like.data.formats import read_structure
+
+    engine = labeler_for(labelling)
+    problems: dict[Problem, None] = {}
+    for number, (kind, entry, file, format_name) in enumerate(tries[:MAX_TRIES]):
+        with tempfile.TemporaryDirectory(prefix="pwact_like_check_") as name:
+            folder = Path(name) / str(number)
+            try:
+                engine.write(folder, LabelRequest(kind, read_structure(file, format_name), entry, seed=1))
+            except InputError as error:
+                # the task's folder is nothing that the user knows: the structure stands for it
+                for problem in error.problems:
+                    where, what = (text.replace(str(folder), str(file)) for text in (problem.where, problem.what))
+                    problems[Problem(where, what, problem.cure)] = None
+    if problems:
+        raise InputError(list(problems))
 
 
 def _trajectories(entry: tuple[MdJob, ...], param: RunParam) -> int:

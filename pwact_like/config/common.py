@@ -46,8 +46,8 @@ class SysConfig(Settings):
 class GaussianParam(Settings):
     """Gaussian basis sets and potentials for CP2K, or for PWmat with Gaussians."""
 
-    basis_set_file: Path = Field(description="File with the basis sets, e.g. BASIS_MOLOPT.")
-    potential_file: Path = Field(description="File with the pseudopotentials, e.g. GTH_POTENTIALS.")
+    basis_set_file: Path = Field(description="File with the basis sets; a bare name may be one in CP2K's data folder.")
+    potential_file: Path = Field(description="File with the pseudopotentials; a bare name may be one in CP2K's data folder.")
     atom_list: Strings = Field(default=(), description="Element symbols, one for each basis set.")
     basis_set_list: Strings = Field(default=(), description="Name of the basis set of each element.")
     potential_list: Strings = Field(default=(), description="Name of the potential of each element.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 from pwact_like.config.init_bulk import InitBulkParam
 from pwact_like.config.run import RunParam
+from pwact_like.config.source import nearest
 from pwact_like.errors import Problem
 
 if TYPE_CHECKING:
@@ -84,11 +86,40 @@ _PROGRAMS: dict[Role, tuple[tuple[str, str], ...]] = {
 }
 
 
+# an engine of another package registers as ``labeler.NAME`` and so on (engines/registry.py)
+ENTRY_POINTS = "pwact_like.engines"
+_ENTRY_ROLES: dict[Role, str] = {"train": "trainer", "explore": "explorer", "label": "labeler"}
+
+
 def canonical(role: Role, name: str) -> str:
     """Canonical name of an engine, or "" when it is unknown."""
     key = name.strip().lower()
     key = ENGINE_ALIASES[role].get(key, key)
-    return key if key in ENGINES[role] else ""
+    return key if engine_info(role, key) is not None else ""
+
+
+def engine_info(role: Role, name: str) -> KnownEngine | None:
+    """An engine by its canonical name: of the tables above, or of another package that registered it."""
+    if name in ENGINES[role]:
+        return ENGINES[role][name]
+    return KnownEngine(name, f"{name} (another package's)", built=True, needs_command=False) if name and is_foreign(role, name) else None
+
+
+def is_foreign(role: Role, name: str) -> bool:
+    """Whether another package brings this engine."""
+    return name not in ENGINES[role] and bool(metadata.entry_points(group=ENTRY_POINTS, name=f"{_ENTRY_ROLES[role]}.{name}"))
+
+
+def needs_command(role: Role, name: str) -> str:
+    """What the engine is, if it has no default command; else ""."""
+    info = engine_info(role, name)
+    return info.what if info is not None and info.needs_command else ""
+
+
+def unknown_engine_cure(role: Role, name: object) -> str:
+    """The nearest engine's name, or all of them."""
+    near = nearest(str(name).strip().lower(), [*ENGINES[role], *ENGINE_ALIASES[role]])
+    return f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES[role])}"
 
 
 def engine_of_command(role: Role, command: str) -> str:
@@ -124,12 +155,12 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             if any(getattr(system, name) for system in param.sys_configs):
                 add(f"sys_configs.{name}", "MD with a big model" if name == "bigmodel" else "DIRECT selection", "leave it out; use aimd")
         return found
-    trainer = ENGINES["train"][param.train.engine]
-    if not trainer.built:
+    trainer = engine_info("train", param.train.engine)
+    if trainer is not None and not trainer.built:
         add(
             "train", trainer.what, 'use the embedded trainer: "command": "pwact-like" in resource.json\'s train section, with model_type DP'
         )
-    else:
+    elif param.train.engine == "embedded":
         if param.train.model_type != "DP":
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name != "ADAM":
@@ -142,17 +173,17 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         add("strategy.direct", "DIRECT selection", "set it to false")
     if param.strategy.compress:
         add("strategy.compress", "compression", "set it to false")
-    explorer = ENGINES["explore"][param.explore.engine]
-    if not explorer.built:
+    explorer = engine_info("explore", param.explore.engine)
+    if explorer is not None and not explorer.built:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
-    elif any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
+    elif param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
     _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
     return found
 
 
 def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:
-    engine = ENGINES["label"][name]
-    if not engine.built:
+    engine = engine_info("label", name)
+    if engine is not None and not engine.built:
         built = ", ".join(known.name for known in ENGINES["label"].values() if known.built)
         add(path, engine.what, f"built here: {built}")

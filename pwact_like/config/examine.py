@@ -49,13 +49,14 @@ class Probes:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A structure that will be labelled."""
+    """A structure that the labelling program gets; ``in_data`` when its labels enter the data set (a relaxation's do not)."""
 
     place: str
     name: str
     size: int
     numbers: frozenset[int]
     lengths_ang: tuple[float, float, float]
+    in_data: bool = True
 
 
 def examine_run(reader: Reader, probes: Probes, given: dict[str, Any], configs: Sequence[tuple[SysConfig, str]], pseudo_path: str) -> None:
@@ -104,7 +105,8 @@ def examine_init_bulk(
         for system, section in systems:
             if system.file == file and (system.relax or system.aimd or system.scf):
                 cells, lengths = _super_cell(system, facts.lengths_ang)
-                seen.append(_Seen(section.where("config"), file.name, len(facts.numbers) * cells, frozenset(facts.numbers), lengths))
+                size, in_data = len(facts.numbers) * cells, system.aimd or system.scf
+                seen.append(_Seen(section.where("config"), file.name, size, frozenset(facts.numbers), lengths, in_data))
     if labelling is not None and seen:
         _label_checks(reader, seen, labelling, inputs, pseudo_path, "dft_style", {})
 
@@ -172,7 +174,7 @@ def _label_checks(
 ) -> None:
     """Pseudopotentials for every element; one size for an engine that samples the Γ point only."""
     if labelling.engine == "xtb":
-        _one_size(reader, seen, style_path, sizes)
+        _one_size(reader, [one for one in seen if one.in_data], style_path, sizes)
     available = _available(reader, labelling, inputs, pseudo_path)
     if available is None:
         return

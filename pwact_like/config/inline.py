@@ -5,6 +5,8 @@ A test keeps these names equal to the engines' tables (engines/labelers/options.
 
 from __future__ import annotations
 
+from pwact_like.config.engines_known import is_foreign
+
 ENGINE_OPTIONS: dict[str, frozenset[str]] = {
     "xtb": frozenset({"method", "accuracy", "electronic_temperature", "max_iterations", "charge", "multiplicity"}),
     "ase": frozenset({"calculator", "calculator_args", "args", "calculator_kwargs"}),
@@ -17,6 +19,11 @@ STAGE_OPTIONS: dict[str, frozenset[str]] = {
     "aimd": frozenset("temperature_k temp temperature temps nsteps md_dt ensemble taut trj_freq checkpoint_every".split()),
 }
 """By stage; they stand in the stage's entry, or in ``options``."""
+
+
+def takes_options(engine: str) -> bool:
+    """Whether a labelling engine has settings of its own in param.json: ours, and those of other packages (in ``options``)."""
+    return engine in ENGINE_OPTIONS or is_foreign("label", engine)
 
 
 def stage_names(engine: str, stage: str) -> frozenset[str]:

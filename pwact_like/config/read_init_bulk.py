@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pwact_like.config.common import StageInput
-from pwact_like.config.engines_known import ENGINES
+from pwact_like.config.engines_known import needs_command
 from pwact_like.config.examine import Probes, examine_init_bulk
 from pwact_like.config.init_bulk import BulkSystem, InitBulkParam
-from pwact_like.config.inline import ENGINE_OPTIONS
+from pwact_like.config.inline import ENGINE_OPTIONS, takes_options
 from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
@@ -131,7 +131,7 @@ def _stage_checks(
             continue
         inputs = given.get(key)
         if inputs is None:
-            if by_program and engine in ENGINE_OPTIONS:
+            if by_program and takes_options(engine):
                 extra[key] = inputs = (StageInput(),)
             else:
                 reader.problem(table.where(key), f"this key is required: {users[0][1].where(stage)} asks for this stage")
@@ -151,11 +151,8 @@ def _stage_checks(
             )
         if system.scf and not system.bigmodel:
             reader.note(section.where("scf"), "without bigmodel the generated structures themselves are labelled by single points")
-    if (
-        any(getattr(system, stage) for system, _ in systems for stage in ("relax", "aimd", "scf"))
-        and ENGINES["label"][engine].needs_command
-    ):
-        resources.require_command("dft", ENGINES["label"][engine].what)
+    if any(getattr(system, stage) for system, _ in systems for stage in ("relax", "aimd", "scf")) and needs_command("label", engine):
+        resources.require_command("dft", needs_command("label", engine))
     if any(system.bigmodel for system, _ in systems):
         resources.require_command("explore", "the big model's MD")
     if direct:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pwact_like.config.common import StageInput, SysConfig
-from pwact_like.config.engines_known import ENGINES, canonical
+from pwact_like.config.engines_known import canonical, needs_command, unknown_engine_cure
 from pwact_like.config.examine import Probes, examine_run
-from pwact_like.config.inline import ENGINE_OPTIONS, stage_names
+from pwact_like.config.inline import stage_names, takes_options
 from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
@@ -24,11 +24,10 @@ from pwact_like.config.sections import (
     read_options,
     stage_from_table,
 )
-from pwact_like.config.source import Pairs, Table, nearest
+from pwact_like.config.source import Pairs, Table
 from pwact_like.config.train import TrainSettings
 
 _LMPS_OWNED = ("nsteps", "md_dt", "ensemble", "temps", "press", "taut", "taup", "neigh_modify", "boundary")
-_PROGRAMS = {"train": {"matpl": "MatPL", "deepmd": "DeePMD-kit"}, "explore": {"lammps": "LAMMPS"}}
 
 
 def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path, probes: Probes | None = None) -> RunParam | None:
@@ -93,8 +92,10 @@ def _train(reader: Reader, table: Table, resources: ResourceView) -> TrainSettin
     if "train_input_file" in table and "train_input_file" not in section:
         section = Table(section.path, {**section.entries, "train_input_file": table.entries["train_input_file"]})
     settings = read_train(reader, section, engine=resources.engine("train", "train"))
-    if settings is not None and ENGINES["train"][settings.engine].needs_command:
-        resources.require_command("train", _PROGRAMS["train"][settings.engine])
+    if settings is not None and settings.init_model is not None:
+        reader.note(section.where("init_model"), "without effect in a campaign: init_model_list names the models to begin with")
+    if settings is not None and needs_command("train", settings.engine):
+        resources.require_command("train", needs_command("train", settings.engine))
     return settings
 
 
@@ -146,11 +147,9 @@ def _explore_engine(reader: Reader, table: Table, resources: ResourceView) -> st
     else:
         engine = canonical("explore", named) if isinstance(named, str) else ""
         if not engine:
-            near = nearest(str(named).lower(), ENGINES["explore"])
-            cure = f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES['explore'])}"
-            reader.problem(table.where("engine"), f"{describe(named)} is no MD engine", cure)
-    if engine and ENGINES["explore"][engine].needs_command:
-        resources.require_command("explore", _PROGRAMS["explore"][engine])
+            reader.problem(table.where("engine"), f"{describe(named)} is no MD engine", unknown_engine_cure("explore", named))
+    if needs_command("explore", engine):
+        resources.require_command("explore", needs_command("explore", engine))
     return engine
 
 
@@ -221,7 +220,7 @@ def _md_job(reader: Reader, value: Any, path: str, systems: int | None, inputs: 
 
 def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) -> Dft | None:
     style, engine = read_dft_style(reader, table)
-    inline = engine in ENGINE_OPTIONS
+    inline = takes_options(engine)
     label_keys = model_keys(LabelSettings)
     entry_keys = model_keys(StageInput) - {"options"}
     options, taken = read_options(reader, table, engine, stage_names(engine, "scf"))
@@ -235,8 +234,8 @@ def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) ->
     entry = stage_from_table(reader, table.only(entry_keys), options={}, taken=(), required=required)
     if entry is not None:
         check_stage_input(reader, table.where("input"), engine, "scf", entry, labelling)
-    if engine and ENGINES["label"][engine].needs_command:
-        resources.require_command("dft", ENGINES["label"][engine].what)
+    if needs_command("label", engine):
+        resources.require_command("dft", needs_command("label", engine))
     return Dft(labelling=labelling, entry=entry) if labelling is not None and entry is not None else None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pwact_like.config.base import Settings
-from pwact_like.config.engines_known import ENGINES, canonical
+from pwact_like.config.engines_known import canonical, unknown_engine_cure
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.sections import model_keys, read_data_paths
-from pwact_like.config.source import Pairs, Table, nearest, plain, read_json_file
+from pwact_like.config.source import Pairs, Table, plain, read_json_file
 from pwact_like.config.train import Descriptor, Fitting, Optimizer, TrainSettings
 from pwact_like.errors import InputError
 
@@ -93,6 +93,12 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
                     failed.add(key)
                 else:
                     given[key] = (*given.get(key, ()), *paths)
+    if table.get("init_model") is not None:
+        start = reader.path(table.get("init_model"), table.where("init_model"), what="model")
+        if start is None:
+            failed.add("init_model")
+        else:
+            given["init_model"] = start
     settings = reader.build(TrainSettings, table, given=given, failed=failed, handled=handled, train_rule=True)
     if quiet:
         del reader.notes[notes_before:]
@@ -108,9 +114,7 @@ def read_engine_key(reader: Reader, table: Table, engine: str) -> str:
         return engine
     found = canonical("train", named) if isinstance(named, str) else ""
     if not found:
-        near = nearest(str(named).lower(), ENGINES["train"])
-        cure = f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES['train'])}"
-        reader.problem(table.where("engine"), f"{describe(named)} is no training engine", cure)
+        reader.problem(table.where("engine"), f"{describe(named)} is no training engine", unknown_engine_cure("train", named))
     return found
 
 

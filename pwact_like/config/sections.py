@@ -8,11 +8,11 @@ from typing import Any
 
 from pwact_like.config.base import Settings
 from pwact_like.config.common import DataPath, GaussianParam, StageInput
-from pwact_like.config.engines_known import ENGINE_ALIASES, ENGINES, canonical
-from pwact_like.config.inline import ENGINE_OPTIONS, all_names, stage_names
+from pwact_like.config.engines_known import canonical, unknown_engine_cure
+from pwact_like.config.inline import all_names, stage_names, takes_options
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.reader import Reader, describe
-from pwact_like.config.source import Pairs, Table, nearest, plain
+from pwact_like.config.source import Pairs, Table, plain
 
 
 def listed(value: Any, path: str) -> Iterator[tuple[Any, str]]:
@@ -67,7 +67,7 @@ def _stage_input(reader: Reader, value: Any, path: str, engine: str, stage: str)
         return None
     options, taken = read_options(reader, table, engine, stage_names(engine, stage))
     hints = stage_names(engine, stage)
-    return stage_from_table(reader, table, options=options, taken=taken, required=engine not in ENGINE_OPTIONS, hints=hints)
+    return stage_from_table(reader, table, options=options, taken=taken, required=not takes_options(engine), hints=hints)
 
 
 def stage_from_table(
@@ -106,14 +106,14 @@ def read_options(reader: Reader, table: Table, engine: str, names: Collection[st
     if "options" not in table:
         return found, taken
     taken.add("options")
-    if engine not in ENGINE_OPTIONS:
+    if not takes_options(engine):
         cure = "write these settings into the program's input file"
         reader.problem(table.where("options"), "inline settings are for the embedded engines (dft_style xtb or ase)", cure)
         return found, taken
     known = all_names(engine)
     inner = reader.table(table.get("options", Pairs(())), table.where("options"))
     for key, (place, value) in inner.entries.items() if inner else ():
-        if _normal(key) not in known:
+        if known and _normal(key) not in known:
             reader.unknown(LabelSettings, place, key, known, train_rule=False)
         elif _normal(key) in found:
             reader.problem(place, f"{key!r} stands beside options too", "keep one of them")
@@ -132,10 +132,7 @@ def read_dft_style(reader: Reader, table: Table) -> tuple[str, str]:
     engine = table.get("engine", style)
     for key, value in (("dft_style", style), ("engine", engine)):
         if not isinstance(value, str) or not canonical("label", value):
-            known = [*ENGINES["label"], *ENGINE_ALIASES["label"]]
-            near = nearest(str(value).lower(), known)
-            cure = f"did you mean {near!r}?" if near else f"known: {', '.join(ENGINES['label'])}"
-            reader.problem(table.where(key), f"{describe(value)} is no labelling engine", cure)
+            reader.problem(table.where(key), f"{describe(value)} is no labelling engine", unknown_engine_cure("label", value))
             return "", ""
     return canonical("label", style), canonical("label", engine)
 
@@ -161,7 +158,7 @@ def read_labelling(
             else:
                 given[key] = file
     if table.get("gaussian_param") is not None:
-        gaussian = read_gaussian(reader, table.get("gaussian_param"), table.where("gaussian_param"))
+        gaussian = read_gaussian(reader, table.get("gaussian_param"), table.where("gaussian_param"), engine)
         if gaussian is None:
             failed.add("gaussian_param")
         else:
@@ -171,8 +168,8 @@ def read_labelling(
     return reader.build(LabelSettings, table.only(model_keys(LabelSettings)), given=given, failed=failed)
 
 
-def read_gaussian(reader: Reader, value: Any, path: str) -> GaussianParam | None:
-    """Basis sets and potentials; the lists must match."""
+def read_gaussian(reader: Reader, value: Any, path: str, engine: str) -> GaussianParam | None:
+    """Basis sets and potentials; the lists must match. A bare name that is no file here may be one of CP2K's own data files."""
     table = reader.table(value, path)
     if table is None:
         return None
@@ -181,7 +178,12 @@ def read_gaussian(reader: Reader, value: Any, path: str) -> GaussianParam | None
     for key in ("basis_set_file", "potential_file"):
         if table.get(key) is None:
             continue
-        file = reader.path(table.get(key), table.where(key))
+        name = table.get(key)
+        if engine == "cp2k" and isinstance(name, str) and name.strip() and Path(name).name == name and not reader.resolve(name).exists():
+            given[key] = Path(name)
+            reader.note(table.where(key), f"{name} is not in {reader.base}: CP2K's own data file of this name is taken")
+            continue
+        file = reader.path(name, table.where(key))
         if file is None:
             failed.add(key)
         else:

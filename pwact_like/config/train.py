@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -144,6 +145,7 @@ class TrainSettings(Settings):
     train_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: labelled data.")
     valid_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: validation data; left out: all frames train.")
     test_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: data that is only evaluated at the end.")
+    init_model: Path | None = Field(default=None, description="Stand-alone training: model to start from.")
     format: str | None = Field(default=None, description="Stand-alone training: format of the data; guessed when left out.")
     raw: dict[str, Any] = Field(default_factory=dict, description="The section as the user wrote it.")
 

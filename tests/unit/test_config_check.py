@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import metadata
 
 import pytest
 from config_files import POSCAR_SI, XYZ_SI, bulk_files, changed, run_files, write
@@ -9,6 +10,7 @@ from support import ROOT
 
 from pwact_like.cli.check import probes
 from pwact_like.cli.main import main
+from pwact_like.config.engines_known import unavailable
 from pwact_like.config.inline import ENGINE_OPTIONS, STAGE_OPTIONS
 from pwact_like.config.load import kind_of, load_init_bulk, load_run
 from pwact_like.errors import InputError
@@ -226,12 +228,50 @@ def test_the_sign_of_the_virial_is_watched(tmp_path):
     assert not any("trace rises" in note for note in examine(tmp_path, flipped).notes)
 
 
-def test_a_file_without_permission_is_named(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"DFT": {"dft_style": "xtb", "method": "GFN9"}}, ["'GFN9' is none of"]),
+        ({"DFT": {"dft_style": "ase", "calculator": "emt"}}, ["EMT has no parameters for Si"]),
+        ({"DFT": {"dft_style": "ase"}}, ["calculator is missing"]),
+        ({"DFT": {"dft_style": "xtb", "accuracy": -1, "max_iterations": 0.5}}, ["accuracy", "max_iterations"]),
+    ],
+)
+def test_the_labelling_engine_is_tried(tmp_path, capsys, changes, words):
+    """What an engine refuses is told before a campaign is begun, and its trial leaves nothing behind."""
+    write(tmp_path, "param.json", {**run_files(tmp_path), **changes})
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert all(word in err for word in words), err
+    assert "pwact_like_check_" not in err and sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_stage_of_init_bulk_is_tried(tmp_path, capsys):
+    settings = bulk_files(tmp_path)
+    settings["sys_configs"][0]["relax"] = True
+    settings |= {"relax_input": {"fmax": -1}, "aimd_input": {"temperature_k": 300}}
+    write(tmp_path, "param.json", settings)
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "fmax" in err and "nsteps is missing" in err
+
+
+def test_an_engine_of_another_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda **wanted: [object()] if wanted == {"group": "pwact_like.engines", "name": "labeler.mine"} else []
+    )
+    settings = changed(run_files(tmp_path), "DFT", {"dft_style": "Mine", "options": {"Anything": [1]}})
+    loaded = examine(tmp_path, settings)
+    assert loaded.param.dft.labelling.engine == "mine" and loaded.param.dft.labelling.options == {"anything": [1]}
+    assert not unavailable(loaded)
+    assert "DFT.dft_style" in problems(tmp_path, changed(settings, "DFT.dft_style", "yours"))
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     settings = run_files(tmp_path)
     (tmp_path / "cp2k.inp").write_text("x")
-    (tmp_path / "cp2k.inp").chmod(0)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root everything is readable
     assert "permission" in problems(tmp_path, changed(settings, "DFT", {"dft_style": "cp2k", "input": "cp2k.inp"}))["DFT.input"]
 
 

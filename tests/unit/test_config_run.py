@@ -399,8 +399,11 @@ def test_gaussian_param(tmp_path):
     }
     settings["DFT"] = {"dft_style": "CP2K", "input": "cp2k.inp", "gaussian_param": gaussian}
     assert load(tmp_path, settings).param.dft.labelling.gaussian_param.atom_list == ("Si",)
-    found = problems(tmp_path, settings, DFT__gaussian_param={**gaussian, "potential_list": [], "Basis_Set_File": "GONE"})
+    found = problems(tmp_path, settings, DFT__gaussian_param={**gaussian, "Basis_Set_File": "data/GONE"})
     assert set(found) == {"DFT.gaussian_param.Basis_Set_File"}
+    loaded = load(tmp_path, settings, DFT__gaussian_param={**gaussian, "Basis_Set_File": "BASIS_MOLOPT"})
+    assert loaded.param.dft.labelling.gaussian_param.basis_set_file == Path("BASIS_MOLOPT")
+    assert any("CP2K's own data file" in note for note in loaded.notes)
     assert (
         "1 elements"
         in problems(tmp_path, settings, DFT__gaussian_param={**gaussian, "potential_list": []})["DFT.gaussian_param.potential_list"]

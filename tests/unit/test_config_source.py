@@ -3,6 +3,7 @@
 import pytest
 from config_files import changed, run_files, write
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pwact_like.config.load import kind_of, load_run
@@ -78,6 +79,7 @@ def test_nearest_is_near():
     assert nearest("anything", []) == ""
 
 
+@hypothesis_settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(st.booleans(), min_size=40, max_size=40))
 def test_keys_in_any_case_mean_the_same(tmp_path_factory, flips):
     folder = tmp_path_factory.getbasetemp() / "case"
