@@ -6,7 +6,7 @@ job=$1 host=$2
 read -r stat </proc/$$/stat
 read -ra fields <<<"${stat##*) }" # the fields after the program's name: the 20th of them is the start time
 read -r boot </proc/sys/kernel/random/boot_id
-printf '%s\n%s\n%s\n%s\n' "$$" "${fields[19]}" "$boot" "$host" >"$job/.process.$$" || exit 1
+printf '%s\n%s\n%s\n%s\n%s\n' "$$" "${fields[19]}" "$boot" "$host" "$job" >"$job/.process.$$" || exit 1
 ln -- "$job/.process.$$" "$job/process" 2>/dev/null
 taken=$?
 rm -f -- "$job/.process.$$"

@@ -309,7 +309,7 @@ class Dispatcher:
         return changed
 
     def _intend(self, work: Sequence[Work]) -> Job:
-        name = group.job_name(self.campaign, work)
+        name = group.job_name(self.campaign, work, self.journal.uid)
         folder = self._folder(name)
         digest = group.write_script(folder / group.SCRIPT_NAME, group.script_text(name, folder, work, self.resource))
         with self.journal.transaction() as writer:

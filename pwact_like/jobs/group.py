@@ -42,9 +42,13 @@ def groups(work: Sequence[Work], resource: Resource) -> list[list[Work]]:
     return shared
 
 
-def job_name(campaign: str, work: Sequence[Work]) -> str:
-    """``pwl-<campaign>-<job>-<attempt>``: the job part is a hash of what is in it, the attempt the highest one in it."""
-    content = json.dumps([[item.task.key, item.number] for item in work])
+def job_name(campaign: str, work: Sequence[Work], uid: str = "") -> str:
+    """``pwl-<campaign>-<job>-<attempt>``: a hash of the journal's uid and of what is in the job; the highest attempt in it.
+
+    Two folders with one campaign (a copy, an example run twice) have the same tasks: without the uid their jobs would
+    have the same names, and one folder's master would take up, or end, the other one's jobs.
+    """
+    content = json.dumps([uid, [[item.task.key, item.number] for item in work]])
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", campaign).strip("-.") or "campaign"
     return f"pwl-{readable[:40]}-{digest}-{max(item.number for item in work)}"

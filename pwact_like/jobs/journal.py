@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from pwact_like.errors import DataError, FencedError
 from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.rows import AttemptRow, JobRow, TaskRow, attempt_row, job_row, task_row
 from pwact_like.jobs.types import AttemptState, EndCause, TaskState
 
 JOURNAL_NAME = "journal.sqlite"
@@ -43,52 +44,6 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL);
 """
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """A task as recorded; ``state`` is None until it is accepted or failed for good."""
-
-    name: str
-    key: str
-    section: str
-    folder: str
-    state: TaskState | None
-    attempts: int
-    reason: str
-    note: str
-
-
-@dataclass(frozen=True)
-class AttemptRow:
-    """An attempt as recorded.
-
-    ``accepting`` holds the names being renamed into the task's folder once the attempt was found good: an
-    interrupted acceptance is completed from it. ``strike`` says whether it counts against ``max_attempts``.
-    """
-
-    task: str
-    number: int
-    state: AttemptState
-    job: str
-    env: Mapping[str, str]
-    cause: str
-    reason: str
-    strike: bool
-    accepting: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """A job as recorded; ``scheduler_id`` is None between the intent and the scheduler's answer."""
-
-    name: str
-    state: AttemptState
-    scheduler_id: str | None
-    section: str
-    script_sha256: str
-    cause: str
-    reason: str
 
 
 class Journal:
@@ -152,6 +107,14 @@ class Journal:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @property
+    def uid(self) -> str:
+        """Random name of this journal; another folder's is different, whatever the campaign is called."""
+        uid = self.meta("uid")
+        if uid is None:
+            raise DataError(f"{self.path}: the journal has lost its uid; move the folder {self.path.parent} away to begin anew")
+        return uid
+
     def meta(self, name: str) -> str | None:
         """A named value, or None."""
         with self._sqlite_errors():
@@ -160,15 +123,15 @@ class Journal:
     def tasks(self) -> dict[str, TaskRow]:
         """Every recorded task by name."""
         rows = self._all("SELECT * FROM tasks")
-        return {row["name"]: _task_row(row) for row in rows}
+        return {row["name"]: task_row(row) for row in rows}
 
     def attempts(self, task: str) -> list[AttemptRow]:
         """The attempts of a task, first to last."""
-        return [_attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE task = ? ORDER BY number", task)]
+        return [attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE task = ? ORDER BY number", task)]
 
     def live_attempts(self) -> list[AttemptRow]:
         """Attempts that are neither accepted nor rejected."""
-        return [_attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE state NOT IN ('accepted', 'rejected') ORDER BY rowid")]
+        return [attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE state NOT IN ('accepted', 'rejected') ORDER BY rowid")]
 
     def strikes(self, task: str) -> int:
         """How many attempts of a task count against its ``max_attempts``."""
@@ -181,7 +144,7 @@ class Journal:
     def jobs(self, live_only: bool = False) -> dict[str, JobRow]:
         """Recorded jobs by name."""
         where = "WHERE state != 'ended'" if live_only else ""
-        return {row["name"]: _job_row(row) for row in self._all(f"SELECT * FROM jobs {where}")}  # noqa: S608 - a constant
+        return {row["name"]: job_row(row) for row in self._all(f"SELECT * FROM jobs {where}")}  # noqa: S608 - a constant
 
     def events(self) -> list[tuple[float, str, str]]:
         """(time, kind, what) of everything told to the journal, oldest first."""
@@ -225,6 +188,8 @@ class Journal:
                 if version != SCHEMA_VERSION:
                     raise DataError(f"{self.path}: written by another version of pwact_like (schema {version}, mine is {SCHEMA_VERSION})")
                 Writer(self._connection).set_meta("schema", version)
+                if self._meta("uid") is None:
+                    Writer(self._connection).set_meta("uid", uuid.uuid4().hex)
                 Writer(self._connection).set_meta("epoch", str(self._lock.epoch))
                 self._connection.execute("COMMIT")
             except BaseException:
@@ -352,42 +317,3 @@ class Writer:
         self._connection.execute(
             "UPDATE tasks SET state = ?, reason = ?, ended = ? WHERE name = ?", (TaskState.FAILED, reason, time.time(), task)
         )
-
-
-def _task_row(row: sqlite3.Row) -> TaskRow:
-    return TaskRow(
-        name=row["name"],
-        key=row["key"],
-        section=row["section"],
-        folder=row["folder"],
-        state=TaskState(row["state"]) if row["state"] else None,
-        attempts=row["attempts"],
-        reason=row["reason"],
-        note=row["note"],
-    )
-
-
-def _attempt_row(row: sqlite3.Row) -> AttemptRow:
-    return AttemptRow(
-        task=row["task"],
-        number=row["number"],
-        state=AttemptState(row["state"]),
-        job=row["job"],
-        env=json.loads(row["env"]),
-        cause=row["cause"],
-        reason=row["reason"],
-        strike=bool(row["strike"]),
-        accepting=None if row["accepting"] is None else tuple(json.loads(row["accepting"])),
-    )
-
-
-def _job_row(row: sqlite3.Row) -> JobRow:
-    return JobRow(
-        name=row["name"],
-        state=AttemptState(row["state"]),
-        scheduler_id=row["scheduler_id"],
-        section=row["section"],
-        script_sha256=row["script_sha256"],
-        cause=row["cause"],
-        reason=row["reason"],
-    )

@@ -5,7 +5,7 @@ Everything is on disk, in the job's folder ``jobs/NAME/``:
 ===========  ===========================================================================================
 job.sh       the script, as for any scheduler
 queued       JSON, written by ``submit``: cores, gpus, place in the queue
-process      written by the job's own first action: pid, start time, boot id, host; linked in, so once only
+process      written by the job's own first action: pid, start time, boot id, host, folder; linked in, so once only
 cancelled    written before a job is ended on request
 claim, exit  written by the script
 ===========  ===========================================================================================
@@ -24,19 +24,28 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL, SIGTERM, Signals
+from signal import SIGKILL, SIGTERM
 
 from pwact_like import fsio
 from pwact_like.crashpoints import KILL_AT_VARIABLE
 from pwact_like.errors import DataError
 from pwact_like.jobs.process import ProcessId, boot_id, host_name, is_alive, is_elsewhere, job_members, send_signal
-from pwact_like.jobs.script import JOB_VARIABLE, TEMPLATES, read_needs
+from pwact_like.jobs.script import TEMPLATES, read_needs
 from pwact_like.jobs.types import Answer, EndCause, JobView, NoAnswer, Refused, Submitted, SubmitUnknown
 
 log = logging.getLogger(__name__)
 
+# inherited by every process of a job; a path, so that it is one folder's only
+FOLDER_VARIABLE = "PWACT_LIKE_JOB_FOLDER"
 TERM_GRACE_S = 3.0
 _STARTER_LOST_S = 1.0  # a starter that left no record by then died before it could
+
+
+@dataclass(frozen=True)
+class LocalProcess(ProcessId):
+    """The process of a local job, and the job folder it was started for."""
+
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -111,16 +120,19 @@ class LocalScheduler:
         for name in doomed:
             fsio.write_text(self.folder / name / "cancelled", f"{time.time():.3f}\n")
             self._forbid_start(name)
-        for signum, patience_s in ((SIGTERM, TERM_GRACE_S), (SIGKILL, TERM_GRACE_S)):
-            deadline = time.monotonic() + patience_s
-            members = self._signal(doomed, signum)
-            while members and time.monotonic() < deadline:
+        for signum in (SIGTERM, SIGKILL):
+            deadline = time.monotonic() + TERM_GRACE_S
+            told: set[ProcessId] = set()
+            while members := self._members(doomed):
+                if time.monotonic() > deadline:
+                    break
+                # children may be forked until the last parent is gone: who is new is told, too
+                for process in members:
+                    if process not in told:
+                        send_signal(process, signum)
+                told |= set(members)
                 time.sleep(0.02)
                 self._refresh()
-                # new children may have been forked in between: look again, not only at those signalled
-                members = self._members(doomed) if signum is SIGTERM else self._signal(doomed, signum)
-            if not members:
-                break
         for name in doomed:
             self._forget(name)
 
@@ -195,7 +207,7 @@ class LocalScheduler:
     def _start(self, entry: QueueEntry, gpus: list[str]) -> None:
         folder = self.folder / entry.name
         environment = {key: value for key, value in os.environ.items() if key != KILL_AT_VARIABLE}
-        environment |= {JOB_VARIABLE: entry.name, "PWACT_LIKE_CORES": str(entry.cores)}
+        environment |= {FOLDER_VARIABLE: str(folder), "PWACT_LIKE_CORES": str(entry.cores)}
         environment |= {"SLURM_NPROCS": str(entry.cores), "SLURM_NTASKS": str(entry.cores)}
         # jobs side by side on one machine would all be bound to the same first cores
         for variable, value in (
@@ -252,9 +264,11 @@ class LocalScheduler:
         if is_elsewhere(process):
             reason = f"runs on {process.host}: whether it still lives cannot be told from {host_name()}"
             return JobView(name, name, alive=True, running=True, reason=reason, node=process.host)
+        if not self._is_ours(name, process):
+            return JobView(name, name, alive=False, cause=EndCause.LOST, reason=f"it ran in {process.folder}, of which this is a copy")
         if is_alive(process):
             return JobView(name, name, alive=True, running=True, node=process.host)
-        if job_members(process, JOB_VARIABLE, name) and not (self.folder / name / "cancelled").exists():
+        if job_members(process, FOLDER_VARIABLE, process.folder) and not (self.folder / name / "cancelled").exists():
             return JobView(name, name, alive=True, running=True, reason="its shell is gone, its tasks still run", node=process.host)
         # the marker may have been written between the first look and the process's end
         return self._view_by_marker(name) or self._gone(name, process)
@@ -276,21 +290,26 @@ class LocalScheduler:
             cause, reason = EndCause.LOST, f"its process {process.pid} is gone and left no exit marker"
         return JobView(name, name, alive=False, cause=cause, reason=reason, node=process.host)
 
-    def _process(self, name: str) -> ProcessId | None:
+    def _process(self, name: str) -> LocalProcess | None:
         path = self.folder / name / "process"
         try:
-            pid, start, boot, host = path.read_text(encoding="utf-8").splitlines()
-            return ProcessId(host=host, pid=int(pid), start=int(start), boot=boot)
+            pid, start, boot, host, folder = path.read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n").split("\n", 4)
+            return LocalProcess(host=host, pid=int(pid), start=int(start), boot=boot, folder=folder)
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise DataError(f"{path}: not a record of a local job ({error}); delete the job's folder if the job does not run") from error
 
+    def _is_ours(self, name: str, process: LocalProcess) -> bool:
+        """Whether a record is of this folder, and not copied along with the folder of a campaign that goes on elsewhere."""
+        folder, recorded = self.folder / name, Path(process.folder)
+        return folder == recorded or (recorded.exists() and folder.samefile(recorded))
+
     def _forbid_start(self, name: str) -> None:
         """Take the place of the process record, so that no starter gets past it (pid 0: never started)."""
         folder = self.folder / name
         temporary = folder / f".process.cancel.{os.getpid()}"
-        temporary.write_text(f"0\n0\n{boot_id()}\n{host_name()}\n", encoding="utf-8")
+        temporary.write_bytes(f"0\n0\n{boot_id()}\n{host_name()}\n{folder}\n".encode("utf-8", "surrogateescape"))
         try:
             os.link(temporary, folder / "process")
         except FileExistsError:
@@ -302,15 +321,9 @@ class LocalScheduler:
         found: list[ProcessId] = []
         for name in names:
             process = self._process(name)
-            if process is not None and process.pid and not is_elsewhere(process):
-                found += job_members(process, JOB_VARIABLE, name)
+            if process is not None and process.pid and not is_elsewhere(process) and self._is_ours(name, process):
+                found += job_members(process, FOLDER_VARIABLE, process.folder)
         return found
-
-    def _signal(self, names: Iterable[str], signum: Signals) -> list[ProcessId]:
-        members = self._members(names)
-        for process in members:
-            send_signal(process, signum)
-        return members
 
 
 def machine_gpus() -> list[str]:

@@ -11,7 +11,8 @@ from pwact_like import fsio
 from pwact_like.crashpoints import reach
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.jobs import attempt as folder_of
-from pwact_like.jobs.journal import AttemptRow, Journal, TaskRow
+from pwact_like.jobs.journal import Journal
+from pwact_like.jobs.rows import AttemptRow, TaskRow
 from pwact_like.jobs.script import Work
 from pwact_like.jobs.types import AttemptState, EndCause, Task, TaskState
 

@@ -103,6 +103,23 @@ def _has_variable(pid: int, assignment: bytes) -> bool:
     return assignment in environment.split(b"\0")
 
 
+def has_open(process: ProcessId, path: Path) -> bool:
+    """Whether a process has a file open, by whatever name it knows it."""
+    try:
+        wanted = path.stat()
+        handles = list((_PROC / str(process.pid) / "fd").iterdir())
+    except OSError:
+        return False
+    for handle in handles:
+        try:
+            found = handle.stat()
+        except OSError:
+            continue  # closed in between
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return is_alive(process)
+    return False
+
+
 def job_members(leader: ProcessId, variable: str, value: str) -> list[ProcessId]:
     """Living processes of a job: its leader, its session, and those that inherited ``variable=value`` from it.
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pwact_like.config.resource import ResourceSection
 
 TEMPLATES = Path(pwact_like.__file__).parent / "templates"
-JOB_VARIABLE = "PWACT_LIKE_JOB"
 _NEEDS = re.compile(r"^# pwact-like needs: cores=(\d+) gpus=(\d+)$", re.MULTILINE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_PROGRAM = re.compile(r"(?<![\w-])pwact[-_]like(?![\w-])")

@@ -1,0 +1,98 @@
+"""Rows of the journal as the dispatcher sees them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pwact_like.jobs.types import AttemptState, TaskState
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task as recorded; ``state`` is None until it is accepted or failed for good."""
+
+    name: str
+    key: str
+    section: str
+    folder: str
+    state: TaskState | None
+    attempts: int
+    reason: str
+    note: str
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """An attempt as recorded.
+
+    ``accepting`` holds the names being renamed into the task's folder once the attempt was found good: an
+    interrupted acceptance is completed from it. ``strike`` says whether it counts against ``max_attempts``.
+    """
+
+    task: str
+    number: int
+    state: AttemptState
+    job: str
+    env: Mapping[str, str]
+    cause: str
+    reason: str
+    strike: bool
+    accepting: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as recorded; ``scheduler_id`` is None between the intent and the scheduler's answer."""
+
+    name: str
+    state: AttemptState
+    scheduler_id: str | None
+    section: str
+    script_sha256: str
+    cause: str
+    reason: str
+
+
+def task_row(row: sqlite3.Row) -> TaskRow:
+    """Read a row of ``tasks``."""
+    return TaskRow(
+        name=row["name"],
+        key=row["key"],
+        section=row["section"],
+        folder=row["folder"],
+        state=TaskState(row["state"]) if row["state"] else None,
+        attempts=row["attempts"],
+        reason=row["reason"],
+        note=row["note"],
+    )
+
+
+def attempt_row(row: sqlite3.Row) -> AttemptRow:
+    """Read a row of ``attempts``."""
+    return AttemptRow(
+        task=row["task"],
+        number=row["number"],
+        state=AttemptState(row["state"]),
+        job=row["job"],
+        env=json.loads(row["env"]),
+        cause=row["cause"],
+        reason=row["reason"],
+        strike=bool(row["strike"]),
+        accepting=None if row["accepting"] is None else tuple(json.loads(row["accepting"])),
+    )
+
+
+def job_row(row: sqlite3.Row) -> JobRow:
+    """Read a row of ``jobs``."""
+    return JobRow(
+        name=row["name"],
+        state=AttemptState(row["state"]),
+        scheduler_id=row["scheduler_id"],
+        section=row["section"],
+        script_sha256=row["script_sha256"],
+        cause=row["cause"],
+        reason=row["reason"],
+    )
