@@ -34,7 +34,9 @@ def copper_frames(count: int, seed: int, displacement_ang: float = 0.08) -> list
     return frames
 
 
-def write_campaign(folder: Path, *, seed: int = 1, entries: int = 1, strategy: dict | None = None, **param) -> tuple[Path, Path]:
+def write_campaign(
+    folder: Path, *, seed: int = 1, entries: int = 1, strategy: dict | None = None, explore_steps: int = 20, **param
+) -> tuple[Path, Path]:
     """Write the inputs of a micro-campaign; returns the paths of param.json and resource.json."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "init.xyz", copper_frames(12, seed=5), format="extxyz")
@@ -42,7 +44,7 @@ def write_campaign(folder: Path, *, seed: int = 1, entries: int = 1, strategy: d
     start = bulk("Cu", "fcc", a=3.6, cubic=True).repeat((2, 1, 1))
     start.rattle(0.05, seed=3)
     write(folder / "start.xyz", start, format="extxyz")
-    job = {"sys_idx": [0], "nsteps": 20, "md_dt": 0.002, "trj_freq": 2, "ensemble": "nvt", "taut": 0.05}
+    job = {"sys_idx": [0], "nsteps": explore_steps, "md_dt": 0.002, "trj_freq": 2, "ensemble": "nvt", "taut": 0.05}
     content = {
         "seed": seed,
         "init_data": ["init.xyz"],
