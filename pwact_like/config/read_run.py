@@ -193,17 +193,18 @@ def _md_jobs(reader: Reader, value: Any, path: str, systems: int | None, inputs:
 def _md_job(reader: Reader, value: Any, path: str, systems: int | None, inputs: int, engine: str) -> MdJob | None:
     table = reader.table(value, path)
     job = reader.build(MdJob, table) if table else None
-    if table is None or job is None:
+    if table is None:
         return None
     good = True
-    for key, indices, count, what in (
-        ("sys_idx", job.sys_idx, systems, "sys_configs"),
-        ("lmps_in_idx", job.lmps_in_idx if table.get("lmps_in_idx") is not None else (), inputs, "lmps_in"),
-    ):
+    for key, count, what in (("sys_idx", systems, "sys_configs"), ("lmps_in_idx", inputs, "lmps_in")):
+        # from the user's own value: the range is worth telling even when another key of the job is wrong
+        indices = [value for value, _ in listed(table.get(key, []), "") if isinstance(value, int)]
         out = sorted({index for index in indices if count is not None and index >= count})
         if out:
             reader.problem(table.where(key), f"{', '.join(map(str, out))} is out of range: {what} has {count} entries, counted from 0")
             good = False
+    if job is None:
+        return None
     if job.lmps_in_idx:
         idle = [table.where(key).rpartition(".")[2] for key in _LMPS_OWNED if table.get(key) is not None]
         if idle:

@@ -103,16 +103,19 @@ class Strategy(Settings):
 
     @model_validator(mode="after")
     def _levels(self) -> Strategy:
+        faults = []
         if self.lower_model_devi_f >= self.upper_model_devi_f:
-            raise ValueError(
+            faults.append(
                 f"lower_model_devi_f ({self.lower_model_devi_f:g}) must be smaller than upper_model_devi_f ({self.upper_model_devi_f:g})"
             )
         if self.kpu_lower >= self.kpu_upper:
-            raise ValueError(f"kpu_lower ({self.kpu_lower:g}) must be smaller than kpu_upper ({self.kpu_upper:g})")
+            faults.append(f"kpu_lower ({self.kpu_lower:g}) must be smaller than kpu_upper ({self.kpu_upper:g})")
         if self.uncertainty == "committee" and self.model_num < 3:
-            raise ValueError(f"model_num is {self.model_num}: a committee needs 3 models or more")
+            faults.append(f"model_num is {self.model_num}: a committee needs 3 models or more")
         if self.uncertainty == "kpu" and self.model_num != 1:
-            raise ValueError(f"model_num is {self.model_num}: kpu uses one model")
+            faults.append(f"model_num is {self.model_num}: kpu uses one model")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 

@@ -233,7 +233,7 @@ def test_every_problem_at_once(tmp_path):
         strategy__model_num=2,
         strategy__failure_budget=1.5,
         explore__sys_configs=["gone.poscar"],
-        explore__md_jobs=[job(sys_idx=[3], temps="x"), job(sys_idx=[3])],
+        explore__md_jobs=[job(sys_idx=[3], temps="x", nsteps=0), job(sys_idx=[3])],
         explore__md_job=[],
         DFT={"dft_style": "wasp"},
     )
@@ -248,6 +248,8 @@ def test_every_problem_at_once(tmp_path):
         "strategy.failure_budget",
         "explore.sys_configs[0]",
         "explore.md_jobs[0].temps",
+        "explore.md_jobs[0].nsteps",
+        "explore.md_jobs[0].sys_idx",
         "explore.md_jobs[1].sys_idx",
         "explore.md_job",
         "DFT.dft_style",
@@ -311,6 +313,11 @@ def test_levels_and_numbers_of_models(tmp_path):
         in problems(tmp_path, strategy={"lower_model_deiv_f": 0.1, "lower_model_devi_f": 0.1})["strategy.lower_model_devi_f"]
     )
     assert Strategy(uncertainty="kpu").model_num == 1 and Strategy().model_num == 4
+
+
+def test_two_faults_of_a_strategy_are_both_told(tmp_path):
+    both = problems(tmp_path, strategy={"model_num": 2, "lower_model_devi_f": 9})["strategy"]
+    assert "3 models" in both and "smaller" in both
 
 
 def test_kpu_is_known_and_not_built(tmp_path):
