@@ -46,7 +46,7 @@ class Convergence(Settings):
         default=None, description="Force RMSE on the test set in eV/Å that is good enough; without it the plateau decides."
     )
     plateau: PositiveFloat = Field(
-        default=0.05, description="Plateau: the test set's force RMSE has changed by less than this share since the model before."
+        default=0.05, description="Plateau: the test set's force RMSE has not fallen by more than this share since the model before."
     )
     max_repeats: PositiveInt = Field(default=3, description="An entry is explored at most so many times.")
 
