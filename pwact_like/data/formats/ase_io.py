@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pwact_like.data.formats.base import Item, Rejected, labelled_frame, make_atoms, symbols_to_numbers, volume_ang3
+from pwact_like.data.formats.base import Item, Rejected, contains, labelled_frame, make_atoms, symbols_to_numbers, volume_ang3
 from pwact_like.data.frames import Frame, Origin
 from pwact_like.errors import DataError
 from pwact_like.units import virial_from_stress
@@ -29,7 +29,7 @@ def iter_ase(path: Path, ase_format: str | None = None) -> Iterator[Item]:
     from ase.io import iread
     from ase.io.formats import UnknownFileTypeError
 
-    unconverged = b"convergence NOT achieved" in path.read_bytes() if path.is_file() else False  # Quantum ESPRESSO
+    unconverged = path.is_file() and contains(path, b"convergence NOT achieved")  # Quantum ESPRESSO
     index = 0
     try:
         for atoms in iread(str(path), index=":", format=ase_format):

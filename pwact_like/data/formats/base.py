@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,15 @@ def open_lines(path: Path) -> Iterator[LineReader]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     with stream:
         yield LineReader(path, stream)
+
+
+def contains(path: Path, needle: bytes) -> bool:
+    """Whether a file contains some bytes (mapped, not read into memory)."""
+    with path.open("rb") as stream:
+        if stream.seek(0, 2) == 0:
+            return False
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(needle) >= 0
 
 
 def numbers(reader: LineReader, lines: Sequence[str], columns: slice, count: int) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ Energy: ``free  energy   TOTEN`` (consistent with the forces). Virial: the line 
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pwact_like.data.formats.base import Item, LineReader, Rejected, labelled_frame, make_atoms, numbers, open_lines, symbols_to_numbers
+from pwact_like.data.formats.base import (
+    Item,
+    LineReader,
+    Rejected,
+    contains,
+    labelled_frame,
+    make_atoms,
+    numbers,
+    open_lines,
+    symbols_to_numbers,
+)
 
 _NUMBER = re.compile(r"[-+]?\d+\.\d*(?:[eE][-+]?\d+)?")  # columns of Fortran may touch: split() is not enough
 _ITERATION = re.compile(r"-\s+Iteration\s+(\d+)\s*\(\s*(\d+)\s*\)")
@@ -53,14 +62,6 @@ class _Head:
     atomic_numbers: NDArray[np.int64] | None = None
 
 
-def _contains(path: Path, needle: bytes) -> bool:
-    with path.open("rb") as stream:
-        if stream.seek(0, 2) == 0:
-            return False
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(needle) >= 0
-
-
 def iter_outcar(path: Path) -> Iterator[Item]:
     """Ionic steps of an OUTCAR; unconverged ones come as `Rejected`.
 
@@ -73,7 +74,7 @@ def iter_outcar(path: Path) -> Iterator[Item]:
     """
     with open_lines(path) as reader:
         # every VASP says how the electronic loop ended; only a file that never does is judged by NELM
-        says_reached = _contains(path, b"aborting loop")
+        says_reached = contains(path, b"aborting loop")
         head = _Head()
         step: _Step | None = None
         index = 0
