@@ -109,6 +109,7 @@ def test_gather_collects_every_iteration(finished):
     assert "iter.0000" in listed and "iter.0001" in listed
 
 
+@pytest.mark.slow
 def test_no_candidates_is_an_end_not_a_crash(tmp_path):
     # PWact's defect: zero candidates, the converged case, ended in a ZeroDivisionError
     micro.write_campaign(tmp_path, strategy={"lower_model_devi_f": 40.0, "convergence": {"accurate_fraction": 0.9}})
@@ -119,6 +120,7 @@ def test_no_candidates_is_an_end_not_a_crash(tmp_path):
     assert status["iterations"][0]["candidate"] == 0 and status["iterations"][0]["labelled"] == 0
 
 
+@pytest.mark.slow
 def test_all_failed_labels_the_least_bad_and_is_not_convergence(tmp_path):
     micro.write_campaign(tmp_path, strategy={"lower_model_devi_f": 1e-9, "upper_model_devi_f": 1e-8, "convergence": {"max_repeats": 1}})
     done = micro.pwact_like(tmp_path, "run", "param.json", "resource.json")
@@ -129,6 +131,7 @@ def test_all_failed_labels_the_least_bad_and_is_not_convergence(tmp_path):
     assert any("not convergence" in note for note in status["notes"])
 
 
+@pytest.mark.slow
 def test_given_models_skip_the_first_training(finished, tmp_path):
     folder, _ = finished
     models = [str(folder / f"iter.0002/00.train/train.{member:03d}/model.pt") for member in range(3)]
@@ -150,6 +153,7 @@ def test_dry_run_writes_and_submits_nothing(tmp_path):
     assert micro.executions(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_npy_labels_can_be_trained_on(tmp_path):
     micro.write_campaign(tmp_path, data_format="pwmlff/npy")
     done = micro.pwact_like(tmp_path, "run", "param.json", "resource.json")
@@ -157,6 +161,7 @@ def test_npy_labels_can_be_trained_on(tmp_path):
     assert list((tmp_path / "iter.0000/02.label/result/PWdata").rglob("forces.npy"))
 
 
+@pytest.mark.slow
 def test_a_failing_labeler_ends_within_its_budget_and_goes_on_when_mended(tmp_path):
     param, resource = micro.write_campaign(tmp_path)
     sections = json.loads(resource.read_text())
