@@ -83,15 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say_fault(name)
 
 
-def _run_command(name: str, arguments: Sequence[str]) -> int:
-    """Import one command's module, parse its options and run it."""
+def build_command_parser(name: str) -> argparse.ArgumentParser:
+    """Parser of one command; imports its module."""
     module_name, text = COMMANDS[name]
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(
         prog=f"pwact-like {name}", description=module.__doc__ or text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.configure(parser)
-    return int(module.run(parser.parse_args(arguments)))
+    parser.set_defaults(run_command=module.run)
+    return parser
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    namespace = build_command_parser(name).parse_args(arguments)
+    return int(namespace.run_command(namespace))
 
 
 def _say(name: str, text: str, status: int) -> int:

@@ -1,0 +1,98 @@
+"""Writes docs/commands/*.md: one page a command, from its own help, with the example given here.
+
+    python docs/make_command_pages.py
+
+`tests/unit/test_docs.py` fails when a command or an option has no place in its page.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pwact_like.cli.main import COMMANDS, build_command_parser
+
+FOLDER = Path(__file__).resolve().parent / "commands"
+
+# command → (example, what it leaves and what is worth knowing)
+EXAMPLES: dict[str, tuple[str, str]] = {
+    "init_bulk": (
+        "pwact-like init_bulk init_param.json resource.json",
+        "See [examples/si_xtb/init_param.json](../../examples/si_xtb/init_param.json) for tight binding and "
+        "[examples/cu_emt/init_param.json](../../examples/cu_emt/init_param.json) for the whole chain with ASE's EMT. "
+        "A collection that is finished is never rewritten: other settings want another folder.",
+    ),
+    "run": (
+        "pwact-like run param.json resource.json --dry-run   # look at what would be submitted\n"
+        "pwact-like run param.json resource.json\n"
+        "pwact-like status                                   # from another terminal",
+        "Ctrl-C, a reboot or SIGKILL lose nothing: the same command reconciles the journal with folders and scheduler, and goes on. "
+        "The log is `run.log`. See [examples/si_xtb/param.json](../../examples/si_xtb/param.json).",
+    ),
+    "check": (
+        "pwact-like check param.json resource.json\npwact-like check init_param.json resource.json --work-dir /scratch/me/campaign",
+        "Keys count in any case; a key that begins with `_` is a comment. Data that `init_bulk` has yet to make counts as missing: "
+        "check `param.json` after it.",
+    ),
+    "status": (
+        "pwact-like status\npwact-like status run --work-dir /scratch/me/campaign --json",
+        "It reads a snapshot that the master renames in, never the journal, so it may be called at any time, from any machine "
+        "that sees the folder. States: running, converged, finished, stopped, failed, interrupted. The keys of `--json`: `workflow`, "
+        "`state`, `reason`, `stage`, `heartbeat`, `iterations` (`index`, `entry`, `stage`, `trajectories`, `frames_planned`, `frames`, "
+        "`accurate`, `candidate`, `failed`, `selected`, `labelled`, `rejected`, `energy_rmse_ev_per_atom`, `force_rmse_ev_per_ang`), "
+        "`jobs` (`planned`, `queued`, `running`, `ended`, `failed`), `dataset` (`frames`, `sha256`), `models`, `notes`.",
+    ),
+    "kill": ("pwact-like kill run --work-dir /scratch/me/campaign", "Ctrl-C on the master ends the master alone and leaves its jobs."),
+    "filter": (
+        "pwact-like filter -i iter.0002/01.explore -l 0.1 -u 0.3 -s",
+        "Levels are compared with the table of deviations that the exploration left; nothing is computed again.",
+    ),
+    "to_pwdata": (
+        "pwact-like to_pwdata -i AIMD/MOVEMENT -f pwmat/movement -s PWdata -o 0.9\n"
+        "pwact-like to_pwdata -i run1/OUTCAR run2/OUTCAR --out-format extxyz -m",
+        "",
+    ),
+    "gather_pwdata": ("pwact-like gather_pwdata -i . --merge --out-format extxyz", ""),
+    "train": ("pwact-like train train.json -o trained", ""),
+    "eval": ("pwact-like eval iter.0003/00.train/train.000/model.pt test.xyz --json", ""),
+    "md": ("pwact-like md iter.0003/00.train/train.*/model.pt -s POSCAR --temp 600 --nsteps 5000 -o run600", ""),
+    "label": ("pwact-like label POSCAR --engine xtb -o label.xyz", ""),
+}
+
+
+def page(command: str) -> str:
+    """Text of a command's page."""
+    example, more = EXAMPLES[command]
+    parser = build_command_parser(command)
+    lines = [
+        f"# pwact-like {command}",
+        "",
+        f"{COMMANDS[command][1][0].upper()}{COMMANDS[command][1][1:]}.",
+        "",
+        "```",
+        example,
+        "```",
+        "",
+        *([more, ""] if more else []),
+        "## Help",
+        "",
+        "```text",
+        *(line.rstrip() for line in parser.format_help().rstrip().splitlines()),
+        "```",
+        "",
+        "[All commands](../index.md)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write every page."""
+    os.environ["COLUMNS"] = "118"  # argparse folds its help there
+    FOLDER.mkdir(exist_ok=True)
+    for command in COMMANDS:
+        (FOLDER / f"{command}.md").write_text(page(command), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
