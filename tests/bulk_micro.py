@@ -46,3 +46,9 @@ EVERYTHING = [
     {"config": "Cu.xyz", "aimd": True, "scf": True},
     {"config": "Cu.xyz", "scale": [1.02]},
 ]
+
+# the same chain, as short as it can be: five tasks in three stages, one of which fails
+SHORT = [
+    {"config": "Cu.xyz", "relax": True, "scale": [0.97], "perturb": 1, "aimd": True, "scf": True},
+    {"config": "Cu.xyz", "relax": True, "relax_input_idx": 1},
+]

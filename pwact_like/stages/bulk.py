@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
-from pwact_like.errors import BudgetExceededError, JobError
+from pwact_like.errors import BudgetExceededError, InputError, JobError, Problem
 from pwact_like.fsio import MANIFEST_NAME, relative_path, write_manifest, write_text
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
@@ -146,17 +146,30 @@ class LabellingStage(BulkStage):
         """What is asked, in an order that is always the same."""
 
     def plan(self) -> list[Task]:
-        """One task a structure."""
+        """One task a structure.
+
+        Raises
+        ------
+        InputError
+            With what the labelling program cannot do of any of them.
+        """
         make_task = TaskMaker(self.bulk.place)
         tasks = []
+        problems: dict[Problem, None] = {}  # in order, each once
         self._asked = []
         for asked, atoms in self.structures():
             request = LabelRequest(self.kind, atoms, self.entry(asked.system), asked.seed)
             folder = self.folder / asked.task
-            files = self.bulk.labeler.write(folder, request)
-            commands = self.bulk.labeler.commands(self.bulk.command, request)
+            try:
+                files = self.bulk.labeler.write(folder, request)
+                commands = self.bulk.labeler.commands(self.bulk.command, request)
+            except InputError as error:
+                problems.update(dict.fromkeys(error.problems))
+                continue
             tasks.append(make_task(self.bulk.labeler.name, folder, "DFT", commands, files, asked.seed))
             self._asked.append(asked)
+        if problems:
+            raise InputError(list(problems))
         return tasks
 
     def judge(self, task: Task, attempt: Path) -> Outcome:

@@ -14,6 +14,7 @@ from pwact_like.errors import InputError, Problem
 from pwact_like.stages.base import Fork, Place
 from pwact_like.stages.bulk import Bulk
 from pwact_like.stages.bulk_folders import claim_work_folder, clean_work_folder, refuse_foreign, refuse_other_recipes, refuse_other_sources
+from pwact_like.stages.bulk_rehearsal import rehearse
 from pwact_like.stages.collection import CollectionStage, stages_before_collection
 from pwact_like.workflows.driver import fork
 from pwact_like.workflows.session import Session
@@ -74,28 +75,33 @@ def check_start(loaded: Any) -> None:
     Raises
     ------
     InputError
-        For settings that make no sense, or a folder that holds another program's collection, or products of other settings.
+        For settings that make no sense, inputs that the labelling program cannot be run with (those of the last stage too, not
+        after days of relaxing), a folder that holds another program's collection, or products of other settings.
     NotAvailableError
         For a labelling engine that is not built.
     """
     check_param(loaded.param)
     refuse_foreign(loaded.param.work_dir)
-    bulk = _bulk(loaded.param, "", fork)
-    refuse_other_recipes([*stages_before_collection(bulk), CollectionStage(bulk)])
+    section = loaded.resource.dft
+    bulk = _bulk(loaded.param, section.command if section else "", fork)
+    collection = CollectionStage(bulk)
+    refuse_other_recipes([*stages_before_collection(bulk), collection])
+    if bulk.engine is not None and not collection.finished:
+        rehearse(bulk)
 
 
 def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
-    """Run, or go on with, the init_bulk of a loaded init_param.json.
+    """Run, or go on with, the init_bulk of a loaded init_param.json; `check_start` comes before.
 
     Raises
     ------
     InputError
-        As `check_start`; or when a product was made from an earlier one than there is now.
+        When a product was made from an earlier one than there is now.
     """
-    check_start(loaded)  # once more under the lock
     param: InitBulkParam = loaded.param
     bulk = _bulk(param, session.command("dft"), session.fork)
     collection = CollectionStage(bulk)
+    refuse_foreign(param.work_dir)  # once more, under the lock
     if not collection.finished:
         claim_work_folder(param.work_dir)
         for stage in stages_before_collection(bulk):

@@ -1,4 +1,8 @@
-"""init_bulk is killed with SIGKILL at every named point; the next start goes on as if nothing had happened."""
+"""init_bulk is killed with SIGKILL in every stage; the next start goes on as if nothing had happened.
+
+The dispatcher's own points are the same code as in `run` (test_campaign_killed.py); here it is the stages' points that
+matter, each passed once a stage: relax, structures, aimd, scf, collection.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,19 @@ import bulk_micro
 import micro
 import pytest
 
-from pwact_like.crashpoints import NAMES
-
 pytestmark = pytest.mark.crash
 
 RUN = ("init_bulk", "init_param.json", "resource.json")
-SETTINGS = {"data_shuffle": True, "interval": 2, "scf_max_num": 4}
-# record-written belongs to `run`
+SETTINGS = {"data_shuffle": True, "interval": 2, "scf_max_num": 2}
 PASSAGES = [
-    *(name for name in NAMES if name != "record-written"),
-    *(f"manifest-written:{n}" for n in (2, 3, 4, 5)),
-    "collecting:3",
-    "collecting:5",
+    "stage-planned:3",
+    "submitted-unrecorded:2",
+    "accepting",
+    "accepted:3",
+    *(f"collecting:{number}" for number in (1, 4, 5)),
+    *(f"manifest-written:{number}" for number in range(1, 6)),
+    "cleaning",
+    "iteration-done",
 ]
 
 
@@ -33,7 +38,7 @@ def product(folder):
 
 def run(folder, point="", reserve_work=True):
     if not (folder / "init_param.json").exists():
-        bulk_micro.write_inputs(folder, bulk_micro.EVERYTHING, reserve_work=reserve_work, **SETTINGS)
+        bulk_micro.write_inputs(folder, bulk_micro.SHORT, reserve_work=reserve_work, **SETTINGS)
     return micro.pwact_like(folder, *RUN, kill_at=point)
 
 
@@ -63,7 +68,7 @@ def test_killed_at(point, undisturbed, tmp_path):
 
 
 def test_another_seed_gives_another_data_set(undisturbed, tmp_path):
-    bulk_micro.write_inputs(tmp_path, bulk_micro.EVERYTHING, seed=2, reserve_work=True, **SETTINGS)
+    bulk_micro.write_inputs(tmp_path, bulk_micro.SHORT, seed=2, reserve_work=True, **SETTINGS)
     done = micro.pwact_like(tmp_path, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     assert product(tmp_path)[0] != undisturbed[0][0]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 
 import bulk_micro
 import micro
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.emt import EMT
-from ase.io import read
+from ase.io import read, write
 
 RUN = ("init_bulk", "init_param.json", "resource.json")
 SETTINGS = {"seed": 1, "interval": 2, "data_shuffle": True, "reserve_work": True, "scf_max_num": 4}
@@ -163,17 +163,6 @@ def test_starting_again_does_nothing_and_other_settings_are_refused(finished):
     assert snapshot(folder)["state"] == "finished"  # a refused start says nothing about what is there
 
 
-def test_killed_and_continued_gives_the_same_data(finished, tmp_path):
-    folder, _ = finished
-    bulk_micro.write_inputs(tmp_path, bulk_micro.EVERYTHING, **SETTINGS)
-    killed = micro.pwact_like(tmp_path, *RUN, kill_at="accepting:4")  # in the MD
-    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
-    last = micro.pwact_like(tmp_path, *RUN)
-    assert last.returncode == 0, last.stdout + last.stderr
-    assert snapshot(tmp_path)["dataset"] == snapshot(folder)["dataset"]
-    assert micro.executions(tmp_path) == micro.executions(folder)
-
-
 def test_a_subset_another_seed_and_cleaning_up(tmp_path):
     """Perturbed structures and single points only, in npy folders; the work folder goes."""
     hashes = []
@@ -221,3 +210,14 @@ def test_pwacts_own_collection_is_never_touched(tmp_path):
     assert done.returncode == 2 and "never overwritten" in done.stderr
     assert [path.name for path in (tmp_path / "collection").rglob("*")].count("datapath.txt") == 1
     assert (tmp_path / "collection/datapath.txt").read_text() == "theirs" and not (tmp_path / "temp_init_bulk_work").exists()
+
+
+def test_what_the_last_stage_lacks_is_said_before_the_first_one_runs(tmp_path):
+    systems = [{"config": "Cu.xyz", "relax": True, "aimd": True}, {"config": "one.xyz", "aimd": True}, {"config": "iron.xyz", "scf": True}]
+    bulk_micro.write_inputs(tmp_path, systems)
+    write(tmp_path / "one.xyz", Atoms("Cu", cell=[3, 3, 3], pbc=True))
+    write(tmp_path / "iron.xyz", Atoms("Fe2", positions=[[0, 0, 0], [1.5, 1.5, 1.5]], cell=[3, 3, 3], pbc=True))
+    done = micro.pwact_like(tmp_path, *RUN)
+    assert done.returncode == 2
+    assert "one.xyz (aimd): MD of a single atom" in done.stderr and "EMT has no parameters for Fe" in done.stderr
+    assert not (tmp_path / "temp_init_bulk_work").exists() and not (tmp_path / ".pwact_like").exists()
