@@ -6,6 +6,7 @@ gives, so a wrong unit, sign or factor cannot hide.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -210,7 +211,7 @@ class LabelerContract:
         assert isinstance(outcome, Ok), outcome
         assert len(frames) == self.aimd_steps + 1
         np.testing.assert_allclose(frames[0].atoms.positions, self.atoms().positions, atol=1e-8)
-        moved = [abs(late.atoms.positions - early.atoms.positions).max() for early, late in zip(frames, frames[1:], strict=False)]
+        moved = [abs(late.atoms.positions - early.atoms.positions).max() for early, late in itertools.pairwise(frames)]
         assert 0 < min(moved) and max(moved) < 0.5
         ((single,), _) = self.label(tmp_path / "single", frames[-1].atoms)
         # the virial of a moving frame has no kinetic part, and belongs to its own structure

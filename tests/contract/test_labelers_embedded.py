@@ -142,7 +142,7 @@ class TestXtb(EmbeddedContract):
 
     def test_a_relaxation_out_of_steps_is_rejected(self, tmp_path):
         self.entry = lambda kind: StageInput(options={"max_steps": 1})
-        frames, outcome = self.label(tmp_path, self.atoms(), "relax")
+        _frames, outcome = self.label(tmp_path, self.atoms(), "relax")
         assert isinstance(outcome, Reject)
         assert "not converged" in outcome.reason and "max_steps" in outcome.reason
 
