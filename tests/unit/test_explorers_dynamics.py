@@ -226,6 +226,18 @@ def test_an_exploding_cell_ends_the_run(tmp_path):
     assert "volume" in result.ended and result.frames >= 1
 
 
+def test_a_cell_that_shears_away_ends_the_run(tmp_path):
+    class Shearing(ScaledCommittee):
+        def drive(self, atoms):
+            virial = np.zeros((3, 3))
+            virial[0, 1] = virial[1, 0] = 2.0
+            return 0.0, np.zeros((len(atoms), 3)), virial
+
+    run = an_input(ensemble="npt-tri", press_bar=0.0, nsteps=3000)
+    result = run_md(argon(), Shearing(1.1), run, tmp_path)
+    assert "stretched" in result.ended and result.frames >= 1
+
+
 def test_the_pressure_of_the_log_is_in_bar(tmp_path):
     run_md(argon(), LennardJones(), an_input(), tmp_path)
     log = np.loadtxt(tmp_path / "md.log")

@@ -182,12 +182,12 @@ def test_the_mean_temperature_is_the_set_one_in_small_cells_too(repeats):
     state = state_of(atoms, seed=11)
     integrator = build("nvt", DT, state)
     temperatures = []
-    for step in range(5000):
+    for step in range(3500):
         integrator.step(state, LennardJones().evaluate)
         if step >= 500:
             temperatures.append(2 * state.kinetic / (state.degrees_of_freedom * EV_PER_KELVIN))
     mean, error = mean_and_error(temperatures)
-    assert error < 1.4
+    assert error < 1.6
     assert abs(mean - 40.0) < 4 * error
 
 
@@ -197,13 +197,13 @@ def test_the_mean_pressure_is_the_set_one(shape):
     state = state_of(atoms, seed=7)
     integrator = build(shape, DT, state, taup_ps=0.5)
     tensors = []
-    for step in range(5600):
+    for step in range(3400):
         integrator.step(state, LennardJones().evaluate)
-        if step >= 600:
+        if step >= 400:
             tensors.append((state.kinetic_tensor + state.virial) / state.volume * BAR_PER_EV_PER_ANG3)
     tensors = np.array(tensors)
     mean, error = mean_and_error(np.trace(tensors, axis1=1, axis2=2) / 3)
-    assert error < 60.0
+    assert error < 80.0
     assert abs(mean - 2000.0) < 4 * error
     if shape == "iso":
         # one factor for the whole cell

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+
+
+@cache
+def _pairs_of(n):
+    return np.triu_indices(n, 1)
 
 
 class LennardJones:
@@ -30,10 +37,10 @@ class LennardJones:
     def evaluate(self, positions, cell, periodic=True):
         """Energy, forces, virial Σ f⊗r."""
         self.calls += 1
-        i, j = np.triu_indices(len(positions), 1)
+        i, j = _pairs_of(len(positions))
         d = positions[j] - positions[i]
         if periodic:
-            d -= np.round(d @ np.linalg.inv(cell)) @ cell
+            d -= np.rint(d @ np.linalg.inv(cell)) @ cell
         r = np.sqrt(np.einsum("pi,pi->p", d, d))
         energy, slope = self._pair(r)
         on_j = -(slope / r)[:, None] * d

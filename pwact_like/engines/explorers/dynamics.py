@@ -159,7 +159,7 @@ class _Loop:
         momenta = thermal_momenta(masses, EV_PER_KELVIN * run.md.temp_k, run.seed)
         self.state = MdState(atoms.get_positions(), momenta, np.array(atoms.cell.array), masses, 0.0, nothing, np.zeros((3, 3)))
         self.integrator = build_integrator(run.md, self.state.degrees_of_freedom, self.state.cell)
-        self.first_volume = self.state.volume
+        self.first_cell = self.state.cell
         self.astray = ""
         self.is_new = True
 
@@ -177,14 +177,14 @@ class _Loop:
         for name in ("positions", "momenta", "cell", "forces", "virial"):
             setattr(self.state, name, arrays[name])
         self.state.energy = float(arrays["energy"])
-        self.first_volume = float(arrays["first_volume"])
+        self.first_cell = arrays["first_cell"]
         self.integrator.load({name.removeprefix("integrator."): value for name, value in arrays.items() if name.startswith("integrator.")})
         self.is_new = False
 
     def _save(self, files: MdFiles) -> None:
         state = self.state
         arrays = {"positions": state.positions, "momenta": state.momenta, "cell": state.cell, "forces": state.forces}
-        arrays |= {"virial": state.virial, "energy": np.float64(state.energy), "first_volume": np.float64(self.first_volume)}
+        arrays |= {"virial": state.virial, "energy": np.float64(state.energy), "first_cell": self.first_cell}
         arrays |= {"step": np.int64(self.step), "frames": np.int64(self.frames)}
         arrays |= {f"integrator.{name}": value for name, value in self.integrator.save().items()}
         files.save_checkpoint(arrays | {"fingerprint": np.str_(self.fingerprint)})
@@ -227,13 +227,9 @@ class _Loop:
         """The potential's word; looks first whether the structure still is one."""
         if not np.isfinite(positions).all():
             raise _AstrayError("positions are no longer finite")
-        if self.run_input.md.boundary:
-            ratio = abs(float(np.linalg.det(cell))) / self.first_volume
-            limit = self.run_input.stop.volume_ratio
-            if not 1.0 / limit <= ratio <= limit:
-                raise _AstrayError(f"the volume is {ratio:.3g} times that of the start (limit {limit:g} either way)")
         self.atoms.positions = positions
         if self.run_input.md.ensemble.startswith("npt"):
+            self._check_cell(cell)
             self.atoms.set_cell(cell, scale_atoms=False)
         if not self.compare_now:
             energy, forces, virial = self.potential.drive(self.atoms)
@@ -244,6 +240,18 @@ class _Loop:
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise _AstrayError("the model's energy or forces are not finite")
         return energy, forces, virial
+
+    def _check_cell(self, cell: Array) -> None:
+        """A cell that has exploded, collapsed or sheared away would also need neighbour lists without end."""
+        limit = self.run_input.stop.volume_ratio
+        stretches = np.linalg.svd(np.linalg.solve(self.first_cell, cell), compute_uv=False)
+        ratio = float(stretches.prod())
+        if not 1.0 / limit <= ratio <= limit:
+            raise _AstrayError(f"the volume is {ratio:.3g} times that of the start (limit {limit:g} either way)")
+        if not (stretches[0] <= limit and stretches[2] >= 1.0 / limit):
+            raise _AstrayError(
+                f"the cell is stretched {stretches[0]:.3g} times one way and {stretches[2]:.3g} times another (limit {limit:g} either way)"
+            )
 
     def _temperature(self) -> float:
         return 2.0 * self.state.kinetic / (self.state.degrees_of_freedom * EV_PER_KELVIN)
