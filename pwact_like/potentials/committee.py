@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pwact_like.config.elements import symbol
 from pwact_like.errors import DataError
 from pwact_like.potentials.deep_potential import DeepPotential, evaluate, stacked
-from pwact_like.potentials.geometry import Layout, build_geometry, build_layout, moved
+from pwact_like.potentials.geometry import Geometry, Layout, build_geometry, build_layout, moved
 from pwact_like.potentials.modelfile import read_model
 from pwact_like.potentials.neighbors import find_pairs, reference_of, still_complete
 from pwact_like.potentials.network import Weights
@@ -137,12 +137,9 @@ class Committee:
         forces = np.empty((self.n_models, n_atoms, 3))
         virials = np.empty((self.n_models, 3, 3))
         atomic = np.empty((self.n_models, n_atoms))
-        positions, cell = atoms.positions, atoms.cell.array
         with torch.no_grad():
-            for group, neighbors in zip(self._groups, self._neighbors, strict=True):
-                assert group.layout is not None
-                vectors = positions[neighbors.j] - positions[neighbors.i] + neighbors.shift @ cell
-                geometry = build_geometry(group.layout, torch.from_numpy(vectors).to(self._device), group.spec, group.davg, group.dstd)
+            for index, group in enumerate(self._groups):
+                geometry = self._geometry(index, atoms)
                 result = evaluate(group.spec, group.weights, geometry, forces=True, virials=True)
                 assert result.forces is not None and result.virials is not None
                 energies[group.members] = result.energies[:, 0].cpu().numpy()
@@ -150,6 +147,17 @@ class Committee:
                 virials[group.members] = result.virials[:, 0].cpu().numpy()
                 atomic[group.members] = result.atomic_energies.cpu().numpy()
         return CommitteePrediction(energies, forces, virials, atomic)
+
+    def geometry(self, atoms: Atoms) -> Geometry:
+        """The structure as the first member takes it, for `evaluate` or calls of a model."""
+        self._update_neighbors(atoms)
+        return self._geometry(0, atoms)
+
+    def _geometry(self, index: int, atoms: Atoms) -> Geometry:
+        group, neighbors = self._groups[index], self._neighbors[index]
+        assert group.layout is not None
+        vectors = atoms.positions[neighbors.j] - atoms.positions[neighbors.i] + neighbors.shift @ atoms.cell.array
+        return build_geometry(group.layout, torch.from_numpy(vectors).to(self._device), group.spec, group.davg, group.dstd)
 
     def forget(self) -> None:
         """Drop the neighbour list: the next result then depends on its structure alone, to the last bit.

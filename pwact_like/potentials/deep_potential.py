@@ -46,8 +46,13 @@ class Evaluation:
     virials: Tensor | None
 
 
-def evaluate(spec: DeepPotSpec, weights: Weights, geometry: Geometry, *, forces: bool = True, virials: bool = False) -> Evaluation:
-    """Energies, forces and virials: plain differentiable functions of the weights (see `network`)."""
+def evaluate(
+    spec: DeepPotSpec, weights: Weights, geometry: Geometry, *, forces: bool = True, virials: bool = False, plain: bool = False
+) -> Evaluation:
+    """Energies, forces and virials, differentiable by the weights (see `network`).
+
+    ``plain`` keeps to operations that `torch.func` (jacrev, jvp, vmap) and batched gradients can go through.
+    """
     layout = geometry.layout
     count = weights.bias.shape[0]
     energies, gradients = [], []
@@ -58,7 +63,7 @@ def evaluate(spec: DeepPotSpec, weights: Weights, geometry: Geometry, *, forces:
         first += len(blocks)
         if not blocks:
             continue
-        xi, slots = _environment_matrix(spec, weights, blocks)
+        xi, slots = _environment_matrix(spec, weights, blocks, plain)
         descriptor = xi.transpose(-1, -2) @ xi[..., : spec.m2]
         energy, gradient = fit(weights.fitting[center], descriptor.reshape(count, n_centers, -1))
         energies.append(energy + weights.bias[:, center : center + 1])
@@ -81,7 +86,7 @@ def evaluate(spec: DeepPotSpec, weights: Weights, geometry: Geometry, *, forces:
     )
 
 
-def _environment_matrix(spec: DeepPotSpec, weights: Weights, blocks: Sequence[Block]) -> tuple[Tensor, list[_Slots]]:
+def _environment_matrix(spec: DeepPotSpec, weights: Weights, blocks: Sequence[Block], plain: bool = False) -> tuple[Tensor, list[_Slots]]:
     """Ξ of all centres of one type, (K·n_centers, 4, M), and G, dG/dσ in the slots of each block."""
     width = spec.embedding[-1]
     total: Tensor | None = None
@@ -89,17 +94,17 @@ def _environment_matrix(spec: DeepPotSpec, weights: Weights, blocks: Sequence[Bl
     slots: list[_Slots] = []
     for block in blocks:
         layout = block.layout
-        rows = embed(weights.embedding[layout.center][layout.neighbor], block.sigma)
-        count = rows.shape[0]
+        rows = embed(weights.embedding[layout.center][layout.neighbor], block.sigma, plain=plain)
+        count = weights.bias.shape[0]
         if block.n_missing:
-            part = rows[:, -1, :width] * (block.n_missing * block.empty)
+            part = rows[0][:, -1] * (block.n_missing * block.empty)
             empty = part if empty is None else empty + part
         if layout.n_columns == 0:
             slots.append(None)
             continue
-        in_slots = rows_to_slots(rows, layout.slot_row, layout.row_slots, layout.empty_slots)
-        # split and not sliced twice: the backward pass of a slice fills a whole tensor with zeros
-        value, slope = in_slots.view(count * layout.n_centers, layout.n_columns, 2 * width).split(width, dim=-1)
+        tables = layout.slot_row, layout.row_slots, layout.empty_slots
+        shape = count * layout.n_centers, layout.n_columns, width
+        value, slope = (rows_to_slots(part, *tables).view(shape) for part in rows)
         slots.append((value, slope))
         product = torch.bmm(_repeated(block.env, count).transpose(1, 2), value)
         total = product if total is None else total + product
@@ -170,7 +175,7 @@ def _virials(geometry: Geometry, by_vector: Tensor) -> Tensor:
     """W = −∂E/∂ε = −Σ ∂E/∂r ⊗ r of each frame, (K, n_frames, 3, 3)."""
     layout = geometry.layout
     if layout.n_frames == 1:
-        flat = by_vector.reshape(len(by_vector), -1).transpose(0, 1) @ geometry.vectors
+        flat = by_vector.flatten(1).transpose(0, 1) @ geometry.vectors
         return -flat.view(-1, 1, 3, 3)
     outer = by_vector.unsqueeze(-1) * geometry.vectors.view(-1, 1, 1, 3)
     zeros = by_vector.new_zeros((layout.n_frames, by_vector.shape[1], 3, 3))
@@ -254,9 +259,9 @@ class DeepPotential(nn.Module):
         fitting = tuple((*_layers(net), output.layer()) for net, output in zip(self.fitting, self.output, strict=True))
         return Weights(embedding, fitting, self.energy_bias.unsqueeze(0))
 
-    def forward(self, geometry: Geometry, forces: bool = True, virials: bool = False) -> Evaluation:
+    def forward(self, geometry: Geometry, forces: bool = True, virials: bool = False, plain: bool = False) -> Evaluation:
         """See `evaluate`; the leading dimension K is 1."""
-        return evaluate(self.spec, self.weights(), geometry, forces=forces, virials=virials)
+        return evaluate(self.spec, self.weights(), geometry, forces=forces, virials=virials, plain=plain)
 
 
 def _layers(chain: nn.Module) -> tuple[Layer, ...]:

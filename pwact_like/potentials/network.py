@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +63,21 @@ def _tanh(z: Tensor) -> Tensor:
     return torch.sigmoid(2.0 * z) * 2.0 - 1.0
 
 
-def embed(layers: tuple[Layer, ...], sigma: Tensor) -> Tensor:
-    """Embedding G(σ) and dG/dσ.
+def embed(layers: tuple[Layer, ...], sigma: Tensor, *, plain: bool = False) -> tuple[Tensor, Tensor]:
+    """Embedding G(σ) and dG/dσ, both (K, n_rows, M).
 
     Parameters
     ----------
     sigma
         (n_rows, 1), shared by the K models.
-
-    Returns
-    -------
-    Tensor, shape (K, n_rows, 2·M): G, then dG/dσ.
+    plain
+        Elementary operations only, which `torch.func` and batched gradients can go through (a third slower in training).
     """
-    first = layers[0]
-    count = first.weight.shape[0]
-    value = sigma.unsqueeze(0).expand(count, -1, -1)
+    if not plain and layers[0].weight.shape[0] == 1 and all(layer.idt is None for layer in layers):
+        flat = [tensor for layer in layers for tensor in (layer.weight[0], layer.bias[0])]
+        value, slope = _Embedding.apply(sigma, *flat)
+        return value.unsqueeze(0), slope.unsqueeze(0)
+    value = sigma.unsqueeze(0).expand(layers[0].weight.shape[0], -1, -1)
     slope = torch.ones_like(value)
     for layer in layers:
         z = value * layer.weight if value.shape[-1] == 1 else _product(value, layer.weight)
@@ -89,7 +90,62 @@ def embed(layers: tuple[Layer, ...], sigma: Tensor) -> Tensor:
             t = t + (value if layer.copies == 1 else torch.cat([value, value], dim=-1))
             dt = dt + (slope if layer.copies == 1 else torch.cat([slope, slope], dim=-1))
         value, slope = t, dt
-    return torch.cat([value, slope], dim=-1)
+    return value, slope
+
+
+class _Embedding(torch.autograd.Function):
+    """`embed` of one model with its backward pass by hand: G and dG/dσ go through each product together, in place."""
+
+    @staticmethod
+    def forward(ctx: Any, sigma: Tensor, *flat: Tensor) -> tuple[Tensor, Tensor]:
+        n_rows = len(sigma)
+        one = torch.ones((), dtype=sigma.dtype, device=sigma.device)
+        x = torch.stack([sigma, torch.ones_like(sigma)])
+        kept = []
+        for weight, bias in zip(flat[0::2], flat[1::2], strict=True):
+            n_in, n_out = weight.shape
+            z = torch.mm(x.view(2 * n_rows, n_in), weight).view(2, n_rows, n_out)
+            t, dz = z[0], z[1]
+            t.add_(bias).mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh, see _tanh
+            d = torch.addcmul(one, t, t, value=-1.0)
+            y = torch.empty_like(z)
+            copies = residual_copies(n_in, n_out)
+            if copies == 1:
+                torch.add(t, x[0], out=y[0])
+                torch.addcmul(x[1], d, dz, out=y[1])
+            else:
+                y[0].copy_(t)
+                torch.mul(d, dz, out=y[1])
+                if copies == 2:
+                    y.view(2, n_rows, 2, n_in).add_(x.unsqueeze(2))
+            kept.append((weight, x, t, d, dz))
+            x = y
+        ctx.kept = kept
+        return x[0], x[1]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, by_value: Tensor, by_slope: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor | None] = []
+        for weight, x, t, d, dz in reversed(ctx.kept):
+            n_in, n_out = weight.shape
+            n_rows = len(t)
+            # with y = t(z), y' = d·z', d = 1 − t²:  z̄' = d ȳ',  z̄ = d (ȳ − 2 t z' ȳ')
+            back = t.new_empty((2, n_rows, n_out))
+            torch.mul(by_slope, d, out=back[1])
+            cross = (by_slope * dz).mul_(t)
+            torch.add(by_value, cross, alpha=-2.0, out=back[0])
+            back[0].mul_(d)
+            both = back.view(2 * n_rows, n_out)
+            gradients += [back[0].sum(dim=0, keepdim=True), torch.mm(x.view(2 * n_rows, n_in).t(), both)]
+            through = torch.mm(both, weight.t()).view(2, n_rows, n_in)
+            copies = residual_copies(n_in, n_out)
+            for part, gradient in zip(through, (by_value, by_slope), strict=True):
+                if copies:
+                    part += gradient if copies == 1 else gradient.reshape(n_rows, 2, n_in).sum(dim=1)
+            by_value, by_slope = through[0], through[1]
+        gradients.append(by_value if ctx.needs_input_grad[0] else None)
+        return tuple(reversed(gradients))
 
 
 def fit(layers: tuple[Layer, ...], descriptor: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,21 +213,19 @@ class _RowsToSlots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         row_slots, empty_slots = ctx.saved_tensors
-        return slots_to_rows(grad.contiguous(), row_slots, empty_slots), None, None, None
+        rows = fetch(grad, row_slots[0])
+        if row_slots.shape[0] == 2:
+            rows = rows + fetch(grad, row_slots[1])
+        if len(empty_slots):
+            empty = grad.index_select(1, empty_slots).sum(dim=1, keepdim=True)
+        else:
+            empty = grad.new_zeros((grad.shape[0], 1, grad.shape[2]))
+        return torch.cat([rows, empty], dim=1), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, rows: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
         (slot_row,) = ctx.saved_tensors
         return fetch(rows, slot_row)
-
-
-def slots_to_rows(slots: Tensor, row_slots: Tensor, empty_slots: Tensor) -> Tensor:
-    """Sum (K, n_slots, c) over the slots of each row, the empty ones into the last row: the transpose of fetching."""
-    rows = fetch(slots, row_slots[0])
-    if row_slots.shape[0] == 2:
-        rows = rows + fetch(slots, row_slots[1])
-    empty = slots.index_select(1, empty_slots).sum(dim=1, keepdim=True)
-    return torch.cat([rows, empty], dim=1)
 
 
 def rows_to_slots(rows: Tensor, slot_row: Tensor, row_slots: Tensor, empty_slots: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pwact_like.errors import DataError, InputError, JobError, NotAvailableError, Problem
+from pwact_like.errors import DataError, InputError, JobError, Problem
 from pwact_like.fsio import write_json
 from pwact_like.potentials import checkpoint
 from pwact_like.potentials.checkpoint import Progress, parameters_digest, write_checkpoint
@@ -23,10 +23,9 @@ from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.evaluation import errors_of, judge_files, labelled_frames
 from pwact_like.potentials.learning_curve import LearningCurve
 from pwact_like.potentials.loss import SquaredErrors, learning_rate, loss_and_errors, prefactors
-from pwact_like.potentials.modelfile import read_model, save_model
+from pwact_like.potentials.modelfile import save_model
 from pwact_like.potentials.optimizer import Adam, FlatParameters
-from pwact_like.potentials.spec import DeepPotSpec
-from pwact_like.potentials.statistics import count_sel, environment_spread, reference_energies
+from pwact_like.potentials.start import find_start, new_model, refuse_unbuilt
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, content_hash, prepare_frames
 from pwact_like.seeds import derive_seed
 
@@ -112,24 +111,24 @@ def train(
     JobError
         When the errors are no longer finite.
     """
-    _refuse_unbuilt(settings)
+    refuse_unbuilt(settings)
     folder.mkdir(parents=True, exist_ok=True)
     log = _Log(folder / LOG_NAME)
     seed = settings.seed or 0
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    start = _start(settings, init_model)
+    start = find_start(settings, init_model)
     train_frames = prepare_frames(labelled_frames(settings.train_data, log), start.spec)
     valid_frames = prepare_frames(labelled_frames(settings.valid_data, log), start.spec)
     if not train_frames:
         raise InputError(Problem("train_data", "there is no labelled frame in it", "give at least one"))
-    model = start.model or _new_model(start.spec, train_frames, seed)
+    model = start.model or new_model(start.spec, train_frames, seed)
     spec = model.spec
     _log_beginning(log, settings, model, train_frames, valid_frames, seed, init_model, where)
 
     model.to(where)
-    optimizer = Adam(FlatParameters(model), settings.optimizer.weight_decay)
     training = TrainingSet(train_frames, spec, model.davg, model.dstd, where)
+    optimizer = Adam(FlatParameters(model), settings.optimizer.weight_decay)
     validation = TrainingSet(valid_frames, spec, model.davg, model.dstd, where) if valid_frames else None
     key = _key(settings, seed, model, train_frames, valid_frames)
     run = _Run(settings, folder, seed, key, model, optimizer, training, validation, log, checkpoint_interval_s)
@@ -148,81 +147,6 @@ def train(
     (folder / checkpoint.NAME).unlink(missing_ok=True)
     log(f"done: {seconds * 1e3:.2f} ms a step; validation {valid}; test {test}")
     return replace(result, valid=valid, test=test)
-
-
-def _refuse_unbuilt(settings: TrainSettings) -> None:
-    if settings.model_type != "DP":
-        raise NotAvailableError(
-            f'model_type {settings.model_type} is not built into pwact_like: train with "model_type": "DP", '
-            "or name another training engine (MatPL as the command of resource.json's train section)"
-        )
-    if settings.optimizer.name != "ADAM":
-        raise NotAvailableError(
-            f'optimizer {settings.optimizer.name} is not built into pwact_like yet: set "optimizer": "ADAM" or leave the optimizer out'
-        )
-
-
-@dataclass(frozen=True)
-class _Start:
-    spec: DeepPotSpec
-    model: DeepPotential | None
-
-
-def _start(settings: TrainSettings, init_model: Path | None) -> _Start:
-    """Shape from the settings, or a model to go on from, which must have that shape."""
-    descriptor = settings.descriptor
-    sel = descriptor.sel or ()
-    if len(sel) == 1:
-        sel = sel * len(settings.atom_type)
-    wanted = DeepPotSpec(
-        type_map=settings.atom_type,
-        rmax_ang=descriptor.rmax,
-        rmin_ang=descriptor.rmin,
-        embedding=descriptor.network_size,
-        m2=descriptor.m2,
-        fitting=settings.fitting.network_size[:-1],
-        sel=sel,
-    )
-    if init_model is None:
-        return _Start(wanted, None)
-    model, _ = read_model(init_model)
-    problems = []
-    if set(model.spec.type_map) != set(wanted.type_map):
-        problems.append(
-            Problem(
-                f"{init_model}",
-                f"this model is for {model.spec.symbols()}, the settings (atom_type) for {wanted.symbols()}",
-                "set atom_type to the model's elements, or train from scratch",
-            )
-        )
-    elif not sel or tuple(sel[wanted.type_map.index(number)] for number in model.spec.type_map) == model.spec.sel:
-        wanted = replace(wanted, sel=model.spec.sel)
-    names = {
-        "rmax_ang": "Rmax",
-        "rmin_ang": "Rmin",
-        "embedding": "descriptor network_size",
-        "m2": "M2",
-        "fitting": "fitting network_size",
-        "sel": "sel",
-    }
-    for field, name in names.items():
-        if not problems and getattr(model.spec, field) != getattr(wanted, field):
-            problems.append(
-                Problem(
-                    f"{init_model}",
-                    f"{name} of this model is {getattr(model.spec, field)}, of the settings {getattr(wanted, field)}",
-                    "make them equal, or train from scratch",
-                )
-            )
-    if problems:
-        raise InputError(problems)
-    return _Start(model.spec, model)
-
-
-def _new_model(spec: DeepPotSpec, frames: Sequence[TrainingFrame], seed: int) -> DeepPotential:
-    spec = spec if spec.sel else spec.with_sel(count_sel(frames, spec.n_types))
-    davg, dstd = environment_spread(frames, spec)
-    return DeepPotential(spec, derive_seed(seed, "weights"), davg, dstd, reference_energies(frames, spec.n_types))
 
 
 def _key(
