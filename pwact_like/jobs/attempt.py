@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pwact_like.jobs.types import Task
 
 # what stays of an accepted attempt: who ran it, how it ended, what it said
 KEPT = frozenset({"claim", "exit", "stdout", "stderr"})
+FULL_DISK_BYTES = 4 << 20
 _DIAGNOSIS_BYTES = 16384
 _DIAGNOSIS_LENGTH = 300
 
@@ -106,6 +108,22 @@ def names_to_accept(task: Task, number: int) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in secret]
 
 
+def refuse_full_disk(task: Task) -> None:
+    """Raise when the disk that holds a failed task is as good as full: then that, and not the task, is what failed.
+
+    Raises
+    ------
+    OSError
+        ENOSPC.
+    """
+    try:
+        free = os.statvfs(task.folder)
+    except OSError:
+        return
+    if free.f_bavail * free.f_frsize < FULL_DISK_BYTES:
+        raise OSError(errno.ENOSPC, "No space left on device (a task failed, which is not held against it)", str(task.folder))
+
+
 def accept(task: Task, number: int, names: Sequence[str]) -> None:
     """Rename an attempt's outputs into the task's folder, and tidy up; done again after a kill it completes what is left.
 
@@ -128,8 +146,8 @@ def accept(task: Task, number: int, names: Sequence[str]) -> None:
         if target.is_dir() and not target.is_symlink():
             # a folder cannot be renamed over another one: what lies there is older and is kept in the attempt
             target.rename(folder / f"replaced.{target.name}")
+        # no flush of the folder: the journal's own, right after this, brings earlier renames of its file system along
         source.replace(target)
-        fsio.fsync_folder(target.parent)
         reach("accepting")
     remove_secrets(task)
     _tidy(task, folder)

@@ -14,13 +14,14 @@ master reads the journal, looks at the folders and asks the scheduler, and goes 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwact_like.crashpoints import reach
-from pwact_like.errors import DataError, SchedulerError
+from pwact_like.errors import DataError
 from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs import group
 from pwact_like.jobs.clock import Clock, SystemClock
@@ -28,18 +29,10 @@ from pwact_like.jobs.journal import Journal, Writer
 from pwact_like.jobs.plan import InFlight, Job, Plan, open_plan
 from pwact_like.jobs.script import Work
 from pwact_like.jobs.signals import StopFlag
-from pwact_like.jobs.types import (
-    AttemptState,
-    EndCause,
-    Judge,
-    Refused,
-    Scheduler,
-    Submitted,
-    Task,
-    TaskResult,
-)
+from pwact_like.jobs.submit import BATCH, Submitter
+from pwact_like.jobs.types import AttemptState, EndCause, Judge, Scheduler, Task, TaskResult
 from pwact_like.jobs.verdict import Bad, Good, Verdict, judge_attempt, lost_attempt, may_try_again
-from pwact_like.jobs.watch import Watch, record_id
+from pwact_like.jobs.watch import Watch
 
 if TYPE_CHECKING:
     from pwact_like.config.resource import Resource
@@ -47,8 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOBS_FOLDER = "jobs"
-_BATCH = 64  # attempts judged before their verdicts are recorded in one transaction
-_REFUSED_WAIT_S = (5.0, 60.0)
 
 
 class Dispatcher:
@@ -98,9 +89,8 @@ class Dispatcher:
         self._grace_s = grace_s
         self._plan = Plan()
         self._judge: Judge | None = None
-        self._refused_until = 0.0
-        self._refused_wait_s = _REFUSED_WAIT_S[0]
         self._watch = Watch(scheduler, journal, self.clock)
+        self._submitter = Submitter(state_dir / JOBS_FOLDER, journal, scheduler, resource, campaign, self.clock, self.stop)
 
     def run(self, tasks: Sequence[Task], judge: Judge) -> dict[str, TaskResult]:
         """Drive these tasks to their end; results by task name.
@@ -165,15 +155,14 @@ class Dispatcher:
         changed = self._watch.ask(self._plan.jobs.values()) or changed
         changed = self._harvest() or changed
         changed = self._give_up() or changed
-        return self._submit() or changed
+        return self._submitter.submit(self._plan) or changed
 
     def _find_unrecorded(self) -> bool:
         """Look up by name the jobs whose id was never recorded; those that never reached the scheduler go there now."""
         changed, never_taken = self._watch.look_up(self._plan.jobs.values(), lambda job: (self._folder(job.name) / "claim").exists())
-        for job in never_taken:
-            if not self.stop.is_set:
-                log.info("job %s never reached the scheduler: submitted again", job.name)
-                changed = self._hand_over(job) or changed
+        if never_taken and not self.stop.is_set:
+            log.info("submitted again, as they never reached the scheduler: %s", ", ".join(job.name for job in never_taken))
+            changed = self._submitter.hand_over(self._plan, never_taken) or changed
         return changed
 
     # ------------------------------------------------------------------ what has ended
@@ -183,14 +172,14 @@ class Dispatcher:
         ended: list[tuple[InFlight, Verdict]] = []
         changed = False
         for job in list(self._plan.jobs.values()):
-            if job.state is AttemptState.QUEUED:
-                continue
+            if job.state is AttemptState.QUEUED and not self._watch.silent:
+                continue  # it had not begun a moment ago
             for item in list(job.inside.values()):
                 verdict = self._verdict(job, item)
                 if verdict is None:
                     continue
                 ended.append((item, verdict))
-                if len(ended) >= _BATCH or self.stop.is_urgent:
+                if len(ended) >= BATCH or self.stop.is_urgent:
                     self._record(ended)
                     ended = []
                     self.stop.safe_point()
@@ -199,6 +188,8 @@ class Dispatcher:
         return changed
 
     def _verdict(self, job: Job, item: InFlight) -> Verdict | None:
+        if not os.path.exists(item.marker):  # noqa: PTH110 - asked thousands of times a second: no Path is built for it
+            return None
         task, number = item.work.task, item.work.number
         status = folder_of.exit_status(task, number)
         if status is None:
@@ -217,6 +208,9 @@ class Dispatcher:
         """Record verdicts: rejections at once, acceptances around their renames."""
         if not ended:
             return
+        for item, verdict in ended:
+            if isinstance(verdict, Bad):
+                folder_of.refuse_full_disk(item.work.task)
         good = [(item, verdict) for item, verdict in ended if isinstance(verdict, Good)]
         with self.journal.transaction() as writer:
             for item, verdict in ended:
@@ -289,65 +283,6 @@ class Dispatcher:
             )
             changed = True
         return changed
-
-    # ------------------------------------------------------------------ submit
-
-    def _submit(self) -> bool:
-        """Submit what is planned, as far as the cap on jobs in flight allows."""
-        if not self._plan.pending or self.stop.is_set or self.clock.monotonic() < self._refused_until:
-            return False
-        changed = False
-        for work in group.groups(self._plan.pending, self.resource):
-            if self.resource.max_jobs is not None and len(self._plan.jobs) >= self.resource.max_jobs:
-                break
-            if self.stop.is_set:
-                break
-            job = self._intend(work)
-            changed = self._hand_over(job) or changed
-            if self.clock.monotonic() < self._refused_until:
-                break
-        return changed
-
-    def _intend(self, work: Sequence[Work]) -> Job:
-        name = group.job_name(self.campaign, work, self.journal.uid)
-        folder = self._folder(name)
-        digest = group.write_script(folder / group.SCRIPT_NAME, group.script_text(name, folder, work, self.resource))
-        with self.journal.transaction() as writer:
-            writer.intend_job(name, work[0].task.section, digest, [(item.task.name, item.number) for item in work])
-        reach("intent-written")
-        return self._plan.put_into_job(name, work)
-
-    def _hand_over(self, job: Job) -> bool:
-        """Submit a job whose intent is recorded, and record the answer."""
-        self.journal.check()
-        script = self._folder(job.name) / group.SCRIPT_NAME
-        if not script.exists():  # an intent of an earlier master, its folder removed since
-            group.write_script(script, group.script_text(job.name, script.parent, job.work, self.resource))
-        reply = self.scheduler.submit(script, job.name)
-        reach("submitted-unrecorded")
-        if isinstance(reply, Submitted):
-            record_id(self.journal, job, reply.id)
-            reach("submitted")
-            self._refused_wait_s = _REFUSED_WAIT_S[0]
-            return True
-        if isinstance(reply, Refused):
-            self._withdraw(job)
-            if not reply.wait:
-                raise SchedulerError(
-                    f"the scheduler refused job {job.name}: {reply.text} (script {script}); correct resource.json, then start again"
-                )
-            log.warning("the scheduler takes no more jobs for now: %s", reply.text)
-            self._refused_until = self.clock.monotonic() + self._refused_wait_s
-            self._refused_wait_s = min(2 * self._refused_wait_s, _REFUSED_WAIT_S[1])
-            return False
-        log.warning("whether job %s was taken is unknown: %s; it is looked for by name", job.name, reply.text)
-        job.absent = 0
-        return True
-
-    def _withdraw(self, job: Job) -> None:
-        with self.journal.transaction() as writer:
-            writer.withdraw_job(job.name)
-        self._plan.take_back(job)
 
     def _folder(self, job: str) -> Path:
         return self.state_dir / JOBS_FOLDER / job

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pwact_like import fsio
 from pwact_like.errors import InputError, Problem
 from pwact_like.jobs.script import Work, check_shell, render_job
 from pwact_like.jobs.types import Task
@@ -63,8 +63,14 @@ def write_script(path: Path, text: str) -> str:
     """Write a script, unless it is there already; returns its SHA-256."""
     content = text.encode("utf-8", "surrogateescape")  # names of files that are not UTF-8 keep their bytes
     if not (path.is_file() and path.read_bytes() == content):
-        fsio.write_bytes(path, content)
-        path.chmod(0o755)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())  # the folder's entry comes to the disk with the journal's next flush
+        temporary.chmod(0o755)
+        temporary.replace(path)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -4,7 +4,7 @@ Everything is on disk, in the job's folder ``jobs/NAME/``:
 
 ===========  ===========================================================================================
 job.sh       the script, as for any scheduler
-queued       JSON, written by ``submit``: cores, gpus, place in the queue
+queued       JSON, made by ``submit``: cores, gpus, place in the queue
 process      written by the job's own first action: pid, start time, boot id, host, folder; linked in, so once only
 cancelled    written before a job is ended on request
 claim, exit  written by the script
@@ -16,6 +16,7 @@ queued until a master looks at the queue again. The script's exit marker outrank
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -88,7 +89,7 @@ class LocalScheduler:
         """Put a job into the queue, and start it if there is room. The id is the name."""
         if script != self.folder / name / "job.sh":
             return Refused(f"{script}: the local scheduler runs {self.folder / name / 'job.sh'} only", wait=False)
-        if (self.folder / name / "queued").exists():
+        if self._is_submitted(name):
             return Refused(f"{name}: a job of this name was submitted before", wait=False)
         wanted = read_needs(script)
         note = ""
@@ -97,7 +98,11 @@ class LocalScheduler:
         if wanted.gpus > len(self.gpus):
             note = f"{note}; " * bool(note) + f"asked for {wanted.gpus} GPUs, this machine has {len(self.gpus)}"
         entry = QueueEntry(name, time.time_ns(), min(wanted.cores, self.cores), min(wanted.gpus, len(self.gpus)), note)
-        fsio.write_json(self.folder / name / "queued", {"place": entry.place, "cores": entry.cores, "gpus": entry.gpus, "note": entry.note})
+        text = json.dumps({"place": entry.place, "cores": entry.cores, "gpus": entry.gpus, "note": entry.note})
+        # renamed in whole; not flushed, a flush of the disk for each of thousands of jobs takes minutes
+        temporary = self.folder / name / f".queued.{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.folder / name / "queued")
         self._waiting[name] = entry
         if note:
             log.info("job %s %s", name, note)
@@ -150,9 +155,16 @@ class LocalScheduler:
         found = []
         for entry in os.scandir(self.folder):
             folder = Path(entry.path)
-            if (folder / "queued").exists() and not (folder / "exit").exists():
-                stored = fsio.read_json(folder / "queued")
-                found.append(QueueEntry(entry.name, stored["place"], stored["cores"], stored["gpus"], stored["note"]))
+            try:
+                stored = json.loads((folder / "queued").read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                # empty after a power cut: then the job did not start either, and the dispatcher will miss it
+                (folder / "queued").unlink()
+                continue
+            if not (folder / "exit").exists():
+                found.append(QueueEntry(entry.name, **stored))
         for item in sorted(found, key=lambda item: item.place):
             (self._running if (self.folder / item.name / "process").exists() else self._waiting)[item.name] = item
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.rows import AttemptRow, TaskRow
-from pwact_like.jobs.script import Work
+from pwact_like.jobs.script import Work, attempt_folder
 from pwact_like.jobs.types import AttemptState, EndCause, Task, TaskState
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class InFlight:
-    """An attempt in a job."""
+    """An attempt in a job, the path of its exit marker, and since when that is there while outputs are missing."""
 
     work: Work
     job: str
     marker_since: float | None = None
+    marker: str = ""
+
+    def __post_init__(self) -> None:
+        self.marker = os.fspath(attempt_folder(self.work.task, self.work.number) / "exit")
 
 
 @dataclass
@@ -55,13 +60,13 @@ class Plan:
     pending: list[Work] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
 
-    def put_into_job(self, name: str, work: Sequence[Work]) -> Job:
-        """Move pending attempts into a job."""
-        job = Job(name, tuple(work), {item.task.name: InFlight(item, name) for item in work})
-        self.jobs[name] = job
-        names = {item.task.name for item in work}
-        self.pending = [item for item in self.pending if item.task.name not in names]
-        return job
+    def put_into_jobs(self, shared: Mapping[str, Sequence[Work]]) -> list[Job]:
+        """Move pending attempts into jobs of these names."""
+        moved = {item.task.name for work in shared.values() for item in work}
+        self.pending = [item for item in self.pending if item.task.name not in moved]
+        jobs = [Job(name, tuple(work), {item.task.name: InFlight(item, name) for item in work}) for name, work in shared.items()]
+        self.jobs |= {job.name: job for job in jobs}
+        return jobs
 
     def take_back(self, job: Job) -> None:
         """Make a refused job's attempts pending again, first in line."""
@@ -198,11 +203,9 @@ def _take_up(journal: Journal, plan: Plan, live: Mapping[str, AttemptRow]) -> No
             for work in first:
                 writer.plan_attempt(work.task.name, work.number, work.env)
         plan.pending += first
-    for job_name, works in in_job.items():
-        row_of_job = jobs[job_name]
-        job = plan.put_into_job(job_name, works)
-        job.id, job.state = row_of_job.scheduler_id, row_of_job.state
-        job.judged = journal.has_judged(job_name)
+    for job in plan.put_into_jobs(in_job):
+        job.id, job.state = jobs[job.name].scheduler_id, jobs[job.name].state
+        job.judged = journal.has_judged(job.name)
     _close_finished_jobs(journal, live, set(jobs))
     order = {name: place for place, name in enumerate(plan.tasks)}
     plan.pending.sort(key=lambda work: order[work.task.name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pwact_like.jobs.clock import Clock
 from pwact_like.jobs.journal import Journal
@@ -17,13 +17,16 @@ CONFIRMATIONS = 2
 
 
 class Watch:
-    """Keeps the state of jobs in flight up to what the scheduler says of them."""
+    """Keeps the state of jobs in flight up to what the scheduler says of them.
+
+    ``silent`` says that its last question had no answer.
+    """
 
     def __init__(self, scheduler: Scheduler, journal: Journal, clock: Clock) -> None:
         self._scheduler = scheduler
         self._journal = journal
         self._clock = clock
-        self._silent = False
+        self.silent = False
 
     def look_up(self, jobs: Iterable[Job], has_begun: Callable[[Job], bool]) -> tuple[bool, list[Job]]:
         """Look up by name the jobs whose id was never recorded.
@@ -42,7 +45,7 @@ class Watch:
             self._note_answer()
             views = sorted(answer.jobs.values(), key=lambda view: view.alive, reverse=True)
             if views:
-                record_id(self._journal, job, views[0].id)
+                record_ids(self._journal, [(job, views[0].id)])
                 log.info("job %s found again as %s", job.name, views[0].id)
                 changed = True
                 continue
@@ -93,18 +96,20 @@ class Watch:
         return job.state is not before
 
     def _note_silence(self, text: str) -> None:
-        if not self._silent:
+        if not self.silent:
             log.warning("the scheduler does not answer: %s; nothing is concluded from that, it is asked again", text)
-        self._silent = True
+        self.silent = True
 
     def _note_answer(self) -> None:
-        if self._silent:
+        if self.silent:
             log.info("the scheduler answers again")
-        self._silent = False
+        self.silent = False
 
 
-def record_id(journal: Journal, job: Job, scheduler_id: str) -> None:
-    """Record the scheduler's id of a job."""
+def record_ids(journal: Journal, taken: Sequence[tuple[Job, str]]) -> None:
+    """Record the scheduler's ids of jobs."""
     with journal.transaction() as writer:
-        writer.job_submitted(job.name, scheduler_id)
-    job.id, job.state, job.absent = scheduler_id, AttemptState.QUEUED, 0
+        for job, scheduler_id in taken:
+            writer.job_submitted(job.name, scheduler_id)
+    for job, scheduler_id in taken:
+        job.id, job.state, job.absent = scheduler_id, AttemptState.QUEUED, 0

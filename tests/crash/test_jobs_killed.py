@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,3 +205,23 @@ def test_kill_spares_a_stranger_with_the_masters_pid(tmp_path):
         result = kill_command(tmp_path, "run")
         assert "no master" in result.stdout and stranger.poll() is None
         stranger.kill()
+
+
+def test_kill_in_a_copy_spares_the_original(tmp_path):
+    """The copy has the lock, the journal and the process records of the original."""
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    (original / "hold").touch()
+    master = start(original)
+    wait_until(lambda: len(list(original.glob(".pwact_like/run/jobs/*/queued"))) == 3, 30)
+    wait_until((original / "flaky" / ".attempt" / "executions.log").exists, 30)
+    time.sleep(0.5)  # now it only waits
+    shutil.copytree(original, copy)
+    result = kill_command(copy, "run")
+    assert result.returncode == 0 and "no master" in result.stdout, result.stderr
+    assert "ended 1 job:" in result.stdout, "the copy's own entry in the queue, and none of the two that run"
+    assert master.poll() is None
+    (original / "hold").unlink()
+    _, err = master.communicate(timeout=60)
+    assert master.returncode == 0, err
+    check(original)

@@ -694,3 +694,38 @@ def test_the_intent_is_on_disk_before_the_job_is_handed_over(bench, tmp_path):
     dispatcher.tick()
     name = bench.scheduler.submissions[0]
     assert seen == {"job": (name, "submitting", None), "attempt": ("submitting", name)}
+
+
+def test_a_failure_on_a_full_disk_is_not_held_against_the_task(bench, tmp_path, monkeypatch):
+    task = make_task(tmp_path / "t", "exit 1")
+    dispatcher = bench([task])
+    dispatcher.tick()
+    bench.scheduler.run()
+    bench.scheduler.end()
+    monkeypatch.setattr("pwact_like.jobs.attempt.FULL_DISK_BYTES", 1 << 80)
+    with pytest.raises(OSError, match="No space left"):
+        dispatcher.tick()
+    assert dispatcher.journal.strikes("t") == 0
+    monkeypatch.undo()
+    dispatcher = bench([task])
+    dispatcher.tick()
+    assert dispatcher.journal.strikes("t") == 1 and len(bench.scheduler.submissions) == 2
+
+
+def test_a_job_that_began_and_ended_while_the_scheduler_was_silent(bench, tmp_path):
+    dispatcher = bench([make_task(tmp_path / "t", "touch out")])
+    dispatcher.tick()
+    bench.scheduler.silent = True
+    bench.scheduler.run()
+    dispatcher.tick()
+    assert state_of(dispatcher) is TaskState.ACCEPTED
+
+
+def test_two_folders_with_the_same_campaign_have_different_job_names(tmp_path):
+    names = []
+    for folder in ("one", "two"):
+        task = make_task(tmp_path / folder / "t", "touch out")
+        with campaign(tmp_path / folder) as here:
+            here.dispatcher.run([task], always_ok)
+            names += list(here.journal.jobs())
+    assert len(set(names)) == 2

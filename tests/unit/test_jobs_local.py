@@ -345,6 +345,14 @@ def test_many_queued_jobs_cost_little_to_ask_for(tmp_path, jobs, start):
     assert set(calls) == {names[0]}
 
 
+def test_a_queue_entry_that_a_power_cut_left_empty_is_no_job(tmp_path, jobs, start):
+    scheduler = start(cores=1)
+    names = [submit(scheduler, jobs, make_task(tmp_path / name, WAIT)).id for name in ("a", "b")]
+    (jobs / names[1] / "queued").write_text("")
+    answer = start(cores=1).query(names)
+    assert isinstance(answer, Answer) and list(answer.jobs) == names[:1]
+
+
 def test_a_copied_folder_does_not_touch_the_jobs_of_the_original(tmp_path, jobs, start):
     scheduler = start()
     submit(scheduler, jobs, make_task(tmp_path / "t", WAIT))
