@@ -85,9 +85,9 @@ def check_start(loaded: Any) -> None:
     section = loaded.resource.dft
     bulk = _bulk(loaded.param, section.command if section else "", fork)
     collection = CollectionStage(bulk)
-    refuse_other_recipes([*stages_before_collection(bulk), collection])
     if bulk.engine is not None and not collection.finished:
         rehearse(bulk)
+    refuse_other_recipes([*stages_before_collection(bulk), collection])
 
 
 def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
@@ -109,6 +109,9 @@ def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
             session.drive(stage)
         session.drive(collection)
     end = _end(param.work_dir, collection.facts)
+    levels = sorted({row["level_of_theory"] for row in collection.facts["systems"] if row["frames"]})
+    if len(levels) > 1:
+        log.warning("the systems were labelled at different levels of theory, which `run` will not mix: %s", ", ".join(levels))
     if not param.reserve_work:
         clean_work_folder(param.work_dir, [name for row in collection.facts["systems"] for name in row["failed_tasks"]])
     board = session.board
