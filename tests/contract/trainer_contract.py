@@ -81,6 +81,13 @@ class TrainerContract:
             write_frames(paths[name], copper(count, seed))
         return paths
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trained(cls, tmp_path_factory, data) -> TrainReport:
+        """One training of full length, for all tests that need one."""
+        contract = cls()
+        return contract.train(tmp_path_factory.mktemp("trained") / "a task", contract.request(data))
+
     def request(self, data: dict[str, Path], *, epochs: int = 30, seed: int = 5, init_model: Path | None = None) -> TrainRequest:
         return TrainRequest(
             train_data=(DataPath(path=data["train_a"]), DataPath(path=data["train_b"])),
@@ -121,9 +128,9 @@ class TrainerContract:
         self.trainer().write(tmp_path / "here", self.request(data, seed=6))
         assert {file: (tmp_path / "here" / file).read_bytes() for file in files.inputs} != contents[0]
 
-    def test_a_training_learns_and_tells_its_errors_on_the_test_set(self, tmp_path, data):
-        report = self.train(tmp_path / "a task", self.request(data))
-        assert report.model == tmp_path / "a task" / self.trainer().model_file
+    def test_a_training_learns_and_tells_its_errors_on_the_test_set(self, trained):
+        report = trained
+        assert report.model.name == self.trainer().model_file and report.model.parent.name == "a task"
         assert report.learning_curve is not None and report.learning_curve.stat().st_size > 0
         frames = copper(5, 4)
         energy, force = errors(frames, [self.predict(report.model, frame.atoms) for frame in frames])
@@ -143,18 +150,16 @@ class TrainerContract:
         assert (forces[0] == forces[1]).all()
         assert abs(forces[0] - forces[2]).max() > 1e-6
 
-    def test_a_warm_start_goes_on_from_the_model_given(self, tmp_path, data):
-        first = self.train(tmp_path / "first", self.request(data))
+    def test_a_warm_start_goes_on_from_the_model_given(self, tmp_path, data, trained):
         cold = self.train(tmp_path / "cold", self.request(data, epochs=1, seed=8))
-        warm = self.train(tmp_path / "warm", self.request(data, epochs=1, seed=8, init_model=first.model))
+        warm = self.train(tmp_path / "warm", self.request(data, epochs=1, seed=8, init_model=trained.model))
         assert warm.test["force_rmse_ev_per_ang"] < 0.9 * cold.test["force_rmse_ev_per_ang"]
 
-    def test_a_given_model_is_judged_as_it_was_after_its_training(self, tmp_path, data):
+    def test_a_given_model_is_judged_as_it_was_after_its_training(self, tmp_path, data, trained):
         trainer = self.trainer()
         if not trainer.can_judge:
             pytest.skip("this trainer judges only what it has trained")
-        request = self.request(data, epochs=2)
-        trained = self.train(tmp_path / "trained", request)
+        request = self.request(data)
         task = tmp_path / "judged"
         task.mkdir()
         (task / trainer.model_file).write_bytes(trained.model.read_bytes())
