@@ -156,6 +156,9 @@ class TestCp2k(LabelerContract):
             assert isinstance(outcome, Ok) and f"{lost} of {self.aimd_steps + 1} frames dropped" in outcome.note
 
     def test_k_points_have_gamma_among_them(self, tmp_path):
+        self.path.write_text(
+            self.path.read_text().replace("    &XC\n", "    &PRINT\n      &KPOINTS ON\n      &END KPOINTS\n    &END PRINT\n    &XC\n")
+        )
         self.label(tmp_path / "task", self.atoms())
         printed = (tmp_path / "task" / "cp2k.inp").read_text()
         assert "SCHEME" in printed

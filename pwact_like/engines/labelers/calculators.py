@@ -77,11 +77,12 @@ def _ase_calculator(name: str, arguments: dict[str, Any]) -> Any:
         raise NotAvailableError(
             f"the calculator {name} cannot be imported ({error}): install its package where the labelling runs"
         ) from error
+    calculator = getattr(module, class_name, None)
+    if calculator is None:
+        raise InputError(Problem("options.calculator", f"{module_name} has no {class_name}", "mend the name"))
     try:
-        return getattr(module, class_name)(**arguments)
-    except AttributeError as error:
-        raise InputError(Problem("options.calculator", f"{module_name} has no usable {class_name}: {error}")) from error
-    except (TypeError, ValueError, OSError) as error:
+        return calculator(**arguments)
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, OSError) as error:
         raise InputError(Problem("options.calculator_args", f"{name} refuses its arguments: {error}")) from error
 
 

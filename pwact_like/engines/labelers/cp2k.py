@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pwact_like.engines.labelers.cp2k_basis import Kinds, kinds_of
 from pwact_like.engines.labelers.cp2k_files import file_hashes, make_reachable
 from pwact_like.engines.labelers.cp2k_input import Section, read_input_file
+from pwact_like.engines.labelers.cp2k_relaxed import read_relaxed, structure_of
 from pwact_like.engines.labelers.cp2k_sections import (
     PROJECT,
     check_template,
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
 
 INPUT_FILE = "cp2k.inp"
 OUTPUT_FILE = "cp2k.out"
+RESTART_FILE = f"{PROJECT}-1.restart"
 DEFAULT_COMMAND = "cp2k.psmp"  # the name in Debian and in CP2K's own builds
 _NOT_CONVERGED = "SCF run NOT converged"
-_OPTIMISED = "GEOMETRY OPTIMIZATION COMPLETED"
 _BASIS_KEYWORDS = ("BASIS_SET_FILE_NAME", "POTENTIAL_FILE_NAME", "POTENTIAL_FILE")
 
 
@@ -101,7 +103,14 @@ class Cp2kLabeler(Labeler):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / INPUT_FILE, root.text() + "\n")
         all_links = {name: str(target) for name, target in links.items()} | dict(self._kinds.links() if self._kinds else ())
-        moving = (f"{PROJECT}-pos-1.xyz", f"{PROJECT}-1.cell", f"{PROJECT}-frc-1.xyz", f"{PROJECT}-1.stress", f"{PROJECT}-1.ener")
+        moving = (
+            f"{PROJECT}-pos-1.xyz",
+            f"{PROJECT}-1.cell",
+            f"{PROJECT}-frc-1.xyz",
+            f"{PROJECT}-1.stress",
+            f"{PROJECT}-1.ener",
+            RESTART_FILE,
+        )
         return TaskFiles(
             inputs=(INPUT_FILE,),
             links=tuple(sorted(all_links.items())),
@@ -139,24 +148,19 @@ class Cp2kLabeler(Labeler):
         if not path.is_file():
             return Retry(f"CP2K left no {OUTPUT_FILE}")
         try:
+            if kind == "relax":
+                relaxed = self._relaxed(folder)
+                return Reject(relaxed) if isinstance(relaxed, str) else Ok()
             result = self._read_all(folder)
-        except (DataError, ValueError) as error:
+        except (DataError, InputError, ValueError) as error:
             return Retry(str(error))
         reasons = [f"{reason} (evaluation {index})" for index, reason in result.rejected]
-        if kind == "relax":
-            if _OPTIMISED not in path.read_text(encoding="utf-8", errors="replace"):
-                return Reject(f"relaxation not converged after {len(result.frames)} evaluations: raise MAX_ITER, or loosen MAX_FORCE")
-            if result.rejected and result.rejected[-1][0] >= len(result.frames) + len(result.rejected) - 1:
-                return Reject(f"the relaxed structure: {reasons[-1]}")
-            return Ok(f"{len(reasons)} steps on the way did not converge" if reasons else "")
         if not result.frames:
             return Reject(reasons[0] if reasons else f"{path}: no label in it")
         if kind == "scf":
-            return (
-                Ok()
-                if len(result.frames) == 1 and not reasons
-                else Reject(f"{path}: one label is expected: {'; '.join(reasons) or len(result.frames)}")
-            )
+            if len(result.frames) == 1 and not reasons:
+                return Ok()
+            return Reject(f"{path}: one label is expected: {'; '.join(reasons) or len(result.frames)}")
         return Ok("; ".join(self._md_notes(folder, result)))
 
     def _md_notes(self, folder: Path, result: ReadResult) -> list[str]:
@@ -178,33 +182,27 @@ class Cp2kLabeler(Labeler):
         DataError
             When the output is truncated or holds no label.
         """
+        if kind == "relax":
+            relaxed = self._relaxed(folder)
+            if isinstance(relaxed, str):
+                raise DataError(f"{folder / OUTPUT_FILE}: {relaxed}")
+            return [relaxed]
         result = self._read_all(folder)
         if not result.frames:
             reason = result.rejected[0][1] if result.rejected else "no energy with forces"
             raise DataError(f"{folder / OUTPUT_FILE}: no label: {reason}")
-        frames = [self._with_pbc(frame, self._pbc(folder)) for frame in result.frames]
-        return frames if kind == "aimd" else frames[-1:]
+        return [_with_pbc(frame, self._asked(folder).pbc) for frame in result.frames]
+
+    def _asked(self, folder: Path) -> Atoms:
+        return structure_of(read_input_file(folder / INPUT_FILE), folder / INPUT_FILE)
+
+    def _relaxed(self, folder: Path) -> Frame | str:
+        return read_relaxed(folder / OUTPUT_FILE, folder / RESTART_FILE, self._asked(folder))
 
     def _read_all(self, folder: Path) -> ReadResult:
         from pwact_like.data.cp2k_output import read_cp2k_output
 
-        return read_cp2k_output(folder / OUTPUT_FILE)
-
-    @staticmethod
-    def _pbc(folder: Path) -> list[bool]:
-        cell = read_input_file(folder / INPUT_FILE).find("FORCE_EVAL", "SUBSYS", "CELL")
-        periodic = cell.value("PERIODIC").upper() if cell else "XYZ"
-        return [axis in periodic and periodic != "NONE" for axis in "XYZ"]
-
-    @staticmethod
-    def _with_pbc(frame: Frame, pbc: list[bool]) -> Frame:
-        """Readers take every CP2K cell as periodic; a stress in a box means nothing."""
-        if all(pbc):
-            return frame
-        atoms: Atoms = frame.atoms.copy()
-        atoms.pbc = np.array(pbc)
-        label = replace(frame.label, virial_ev=None) if frame.label is not None else None
-        return replace(frame, atoms=atoms, label=label)
+        return read_cp2k_output(folder / OUTPUT_FILE, self._asked(folder))
 
     def level_of_theory(self, entry: StageInput) -> str:
         """E.g. ``cp2k-PBE-1a2b3c4d``: the same for scf, relax and aimd inputs that differ in their MOTION only."""
@@ -217,3 +215,13 @@ class Cp2kLabeler(Labeler):
             "kspacing": kspacing,
         }
         return f"cp2k-{functional_name(root)}-{short_hash(decisive)}"
+
+
+def _with_pbc(frame: Frame, pbc: NDArray[np.bool_]) -> Frame:
+    """Readers take every CP2K cell as periodic; a stress in a box means nothing."""
+    if np.all(pbc):
+        return frame
+    atoms: Atoms = frame.atoms.copy()
+    atoms.pbc = pbc
+    label = replace(frame.label, virial_ev=None) if frame.label is not None else None
+    return replace(frame, atoms=atoms, label=label)

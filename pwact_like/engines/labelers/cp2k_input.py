@@ -15,6 +15,7 @@ from pathlib import Path
 from pwact_like.errors import InputError, Problem
 
 _OPEN = re.compile(r"&\s*([A-Za-z_][\w\-+]*)\s*(.*)$")
+_SEPARATOR = re.compile(r"[\s,:;=]+")  # CP2K takes KEY=VALUE and KEY:VALUE too
 _COMMENT = re.compile(r"""((?:[^!#"']|"[^"]*"|'[^']*')*)""")
 
 
@@ -35,13 +36,13 @@ class Line:
     def keyword(self) -> str:
         """Its keyword in capitals, or "" for comments, blanks and the preprocessor."""
         bare = without_comment(self.text)
-        return "" if not bare or bare.startswith("@") else bare.split()[0].upper()
+        return "" if not bare or bare.startswith("@") else _SEPARATOR.split(bare, maxsplit=1)[0].upper()
 
     @property
     def value(self) -> str:
-        """What follows the keyword, without a comment; an ``=`` between them is no part of it."""
-        parts = without_comment(self.text).split(None, 1)
-        return parts[1].lstrip("=").strip() if len(parts) > 1 else ""
+        """What follows the keyword, without a comment."""
+        parts = _SEPARATOR.split(without_comment(self.text), maxsplit=1)
+        return parts[1] if len(parts) > 1 else ""
 
 
 @dataclass

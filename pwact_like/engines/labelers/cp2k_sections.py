@@ -77,7 +77,16 @@ def set_task(root: Section, kind: LabelKind, seed: int) -> None:
 def _print_trajectory(printing: Section, run_type: str) -> None:
     """Every step, with the cell; the names that CP2K derives from the project."""
     printing.remove(sections=("TRAJECTORY", "FORCES", "CELL", "STRESS"))
-    keywords = {"TRAJECTORY": (("FORMAT", "XYZ"), ("UNIT", "angstrom")), "FORCES": (), "CELL": (), "STRESS": ()}
+    keywords: dict[str, tuple[tuple[str, str], ...]] = {
+        "TRAJECTORY": (("FORMAT", "XYZ"), ("UNIT", "angstrom")),
+        "FORCES": (),
+        "CELL": (),
+        "STRESS": (),
+    }
+    if run_type != "MD":  # the relaxed structure is read from the restart file
+        printing.remove(sections=("RESTART", "RESTART_HISTORY"))
+        keywords["RESTART"] = (("BACKUP_COPIES", "0"),)
+        printing.add("RESTART_HISTORY", "OFF")
     for name, lines in keywords.items():
         printing.add(name, "ON", lines).add("EACH", keywords=((run_type, "1"),))
 
