@@ -5,7 +5,7 @@ every 10 steps, one thread. All models are trained for a few hundred steps first
 trains and freezes its own model of the same shape, and runs ASE's velocity Verlet with it; its committee is four
 calculators asked at every step. Rounds of both alternate, because the machine is shared; the median counts.
 
-    python benchmarks/md_speed.py --data ../shared/data/Si64_aimd_pwmat.xyz [--dp-python /opt/peers/dp/bin/python]
+    python benchmarks/md_speed.py --data ../shared/data/Si64_aimd_pwmat.xyz [--dp-python DEEPMD/bin/python]
 
 Goals: at most 10 ms a step for one model, at most twice that for four at every step.
 """
