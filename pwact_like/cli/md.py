@@ -127,9 +127,7 @@ def _refuse_overwriting(folder: Path) -> None:
 
     if (folder / TRAJECTORY).exists() and not (folder / CHECKPOINT).exists():
         raise InputError(
-            Problem(
-                str(folder / TRAJECTORY), "a trajectory is here already", "write into another folder (-o), or remove that run's files"
-            )
+            Problem(str(folder / TRAJECTORY), "a trajectory is here already", "write into another folder (-o), or remove that run's files")
         )
 
 
