@@ -3,15 +3,17 @@
     pwact-like gather_pwdata -i WORK_DIR
     pwact-like gather_pwdata -i WORK_DIR --merge --out-format deepmd/npy
 
-WORK_DIR/iter.NNNN/02.label/result is copied to WORK_DIR/final_pwdata/iter.NNNN, and WORK_DIR/final_pwdata_list.txt
-lists what to train on, one path a line. Frames that were set aside for testing are copied too, into test, and are
-not listed. With --merge all training frames go into one data set, WORK_DIR/final_pwdata/{train.xyz | PWdata}.
+WORK_DIR/iter.NNNN/02.label/result is copied to WORK_DIR/final_pwdata/iter.NNNN, and final_pwdata/final_pwdata_list.txt
+lists what to train on, one quoted path and a comma a line, as it goes into init_data of a param.json. Frames that
+were set aside for testing are copied too, into test, and are not listed. With --merge all training frames go into one
+data set, WORK_DIR/final_pwdata/{train.xyz | PWdata}.
 Running it again replaces final_pwdata.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 from pathlib import Path
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     root = args.input.resolve()
     results, unfinished = _results(root)
     final = root / _FOLDER
-    if final.exists() and not (root / _LIST).exists():
+    if final.exists() and not (final / _LIST).exists():
         raise InputError(Problem(str(final), f"exists, but {_LIST} does not: it was not made by this command", "move it away"))
     building = root / f".{_FOLDER}.{os.getpid()}.tmp"
     old = root / f".{_FOLDER}.{os.getpid()}.old"
@@ -115,10 +117,10 @@ def run(args: argparse.Namespace) -> int:
             _copy(results[name] / _TEST, building / name / _TEST)
         if not listed:
             raise DataError(f"{root}: the iterations have no training data yet ({', '.join(results)})")
+        write_text(building / _LIST, "".join(f"{json.dumps(str(final / place), ensure_ascii=False)},\n" for place, _ in listed))
         if final.exists():
             final.rename(old)
         building.rename(final)
-        write_text(root / _LIST, "".join(f"{final / place}\n" for place, _ in listed))
     finally:
         shutil.rmtree(building, ignore_errors=True)
         if old.exists():
@@ -131,5 +133,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"test frames, never to be trained on: {', '.join(f'{final.name}/{name}/{_TEST}' for name in tests)}")
     if unfinished:
         print(f"left out, not finished: {', '.join(unfinished)}")
-    print(f"{root / _LIST}: {len(listed)} data sets, {sum(frames for _, frames in listed)} frames")
+    print(f"{final / _LIST}: {len(listed)} data sets, {sum(frames for _, frames in listed)} frames")
     return 0

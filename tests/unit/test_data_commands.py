@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,12 @@ def campaign(root: Path, data: str = "train.xyz") -> None:
             write_manifest(result, "labels", outputs=names)
 
 
+def listed_paths(root: Path) -> list[Path]:
+    """The list's lines are what goes between the brackets of init_data, as PWact writes them."""
+    text = (root / "final_pwdata" / "final_pwdata_list.txt").read_text()
+    return [Path(path) for path in json.loads(f"[{text.rstrip().rstrip(',')}]")]
+
+
 @pytest.mark.parametrize("data", ["train.xyz", "PWdata"])
 def test_gather_pwdata_copies_what_is_finished(tmp_path, capsys, data):
     root = tmp_path / "a campaign"
@@ -137,7 +144,7 @@ def test_gather_pwdata_copies_what_is_finished(tmp_path, capsys, data):
         assert main(["gather_pwdata", "-i", str(root)]) == 0
         output = capsys.readouterr().out
         assert "5 frames" in output and "left out, not finished: iter.0002" in output and "never to be trained on" in output
-        listed = [Path(line) for line in (root / "final_pwdata_list.txt").read_text().splitlines()]
+        listed = listed_paths(root)
         assert listed == [root / "final_pwdata" / f"iter.000{number}" / data for number in (0, 1)]
         for number, path in enumerate(listed):
             source = root / f"iter.000{number}" / "02.label" / "result" / data
@@ -146,20 +153,17 @@ def test_gather_pwdata_copies_what_is_finished(tmp_path, capsys, data):
                 [(source, path)] if source.is_file() else ((one, path / one.relative_to(source)) for one in source.rglob("*.npy"))
             )
             assert all(one.read_bytes() == other.read_bytes() for one, other in pairs)
-        assert sorted(path.name for path in root.iterdir() if path.name.startswith((".final", "final"))) == [
-            "final_pwdata",
-            "final_pwdata_list.txt",
-        ]
+        assert sorted(path.name for path in root.iterdir() if path.name.startswith((".final", "final"))) == ["final_pwdata"]
 
 
 def test_gather_pwdata_merges_and_converts(tmp_path, capsys):
     campaign(tmp_path)
     assert main(["gather_pwdata", "-i", str(tmp_path), "-m", "--out-format", "deepmd/npy"]) == 0
-    (listed,) = (tmp_path / "final_pwdata_list.txt").read_text().splitlines()
+    (listed,) = listed_paths(tmp_path)
     expected = [energy for number in (0, 1) for energy in energies(tmp_path / f"iter.000{number}" / "02.label" / "result" / "train.xyz")]
-    assert energies(Path(listed)) == expected
+    assert energies(listed) == expected
     assert main(["gather_pwdata", "-i", str(tmp_path), "--out-format", "pwmlff/npy"]) == 0
-    assert len((tmp_path / "final_pwdata_list.txt").read_text().splitlines()) == 2
+    assert len(listed_paths(tmp_path)) == 2
 
 
 def test_gather_pwdata_refuses_what_is_no_campaign_or_not_its_own(tmp_path, capsys):
