@@ -16,12 +16,12 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip for want of a program into a failure, in CI."""
+    """Turn a skip for want of a program or a package into a failure, in CI."""
     if not (report.skipped and support.in_ci() and isinstance(report.longrepr, tuple)):
         return
     path, line, reason = report.longrepr
     reason = reason.removeprefix("Skipped: ")
-    if reason.startswith(support.NEEDS_PROGRAM):
+    if any(words in reason for words in support.INSTALL_WORDS):
         report.outcome = "failed"
         report.longrepr = f"{path}:{line}: {reason} (in CI every program must be there)"
 

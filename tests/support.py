@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-# In CI a skip whose reason starts so is a failure (tests/conftest.py): there every real program is installed.
+# In CI a skip for one of these reasons is a failure (tests/conftest.py): there everything that can be installed is.
 NEEDS_PROGRAM = "needs program "
+INSTALL_WORDS = (NEEDS_PROGRAM, "apt-get install", "pip install", "could not import")
 
 
 def in_ci() -> bool:
