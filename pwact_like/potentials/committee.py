@@ -23,7 +23,7 @@ from pwact_like.potentials.spec import DeepPotSpec
 if TYPE_CHECKING:
     from ase import Atoms
 
-SKIN_ANG = 0.4  # pairs of an MD run are found this much beyond the cutoff and kept while they stay complete
+SKIN_ANG = 0.3  # pairs of an MD run are found this much beyond the cutoff and kept while they stay complete
 _NEAR_ANG = 1.0  # structures that differ by less look like two steps of one run
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -73,11 +72,13 @@ def embed(layers: tuple[Layer, ...], sigma: Tensor, *, plain: bool = False) -> t
     plain
         Elementary operations only, which `torch.func` and batched gradients can go through (a third slower in training).
     """
-    if not plain and layers[0].weight.shape[0] == 1 and all(layer.idt is None for layer in layers):
-        flat = [tensor for layer in layers for tensor in (layer.weight[0], layer.bias[0])]
-        value, slope = _Embedding.apply(sigma, *flat)
-        return value.unsqueeze(0), slope.unsqueeze(0)
-    value = sigma.unsqueeze(0).expand(layers[0].weight.shape[0], -1, -1)
+    count = layers[0].weight.shape[0]
+    if not plain and all(layer.idt is None for layer in layers):
+        found = [_Embedding.apply(sigma, *(tensor[k] for layer in layers for tensor in (layer.weight, layer.bias))) for k in range(count)]
+        if count == 1:
+            return found[0][0].unsqueeze(0), found[0][1].unsqueeze(0)
+        return torch.stack([value for value, _ in found]), torch.stack([slope for _, slope in found])
+    value = sigma.unsqueeze(0).expand(count, -1, -1)
     slope = torch.ones_like(value)
     for layer in layers:
         z = value * layer.weight if value.shape[-1] == 1 else _product(value, layer.weight)
@@ -188,13 +189,6 @@ def fit(layers: tuple[Layer, ...], descriptor: Tensor) -> tuple[Tensor, Tensor]:
     return energies, gradient.expand_as(descriptor)
 
 
-def fetch(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows (K, n_rows, c) at ``index``; as an embedding it is twice as fast as index_select (torch 2.13)."""
-    if rows.shape[0] == 1:
-        return F.embedding(index, rows[0]).unsqueeze(0)
-    return rows.index_select(1, index)
-
-
 class _RowsToSlots(torch.autograd.Function):
     """Fetch rows into slots. Every row sits in one or two known slots, so the backward pass fetches too: no scattering."""
 
@@ -202,7 +196,7 @@ class _RowsToSlots(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Tensor, slot_row: Tensor, row_slots: Tensor, empty_slots: Tensor) -> Tensor:
-        return fetch(rows, slot_row)
+        return rows.index_select(1, slot_row)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -213,9 +207,9 @@ class _RowsToSlots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         row_slots, empty_slots = ctx.saved_tensors
-        rows = fetch(grad, row_slots[0])
+        rows = grad.index_select(1, row_slots[0])
         if row_slots.shape[0] == 2:
-            rows = rows + fetch(grad, row_slots[1])
+            rows = rows + grad.index_select(1, row_slots[1])
         if len(empty_slots):
             empty = grad.index_select(1, empty_slots).sum(dim=1, keepdim=True)
         else:
@@ -225,7 +219,7 @@ class _RowsToSlots(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, rows: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
         (slot_row,) = ctx.saved_tensors
-        return fetch(rows, slot_row)
+        return rows.index_select(1, slot_row)
 
 
 def rows_to_slots(rows: Tensor, slot_row: Tensor, row_slots: Tensor, empty_slots: Tensor) -> Tensor:
