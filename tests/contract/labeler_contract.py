@@ -203,8 +203,10 @@ class LabelerContract:
         assert frame.label.energy_ev < start
         assert abs(frame.label.forces_ev_per_ang).max() < 0.1
         # the label belongs to the structure that comes with it
-        again = self.energy(tmp_path / "again", frame.atoms)
-        assert frame.label.energy_ev == pytest.approx(again, abs=1e-4)
+        ((again,), _) = self.label(tmp_path / "again", frame.atoms)
+        assert frame.label.energy_ev == pytest.approx(again.label.energy_ev, abs=1e-3)
+        np.testing.assert_allclose(frame.label.forces_ev_per_ang, again.label.forces_ev_per_ang, atol=5e-3)
+        np.testing.assert_allclose(frame.label.virial_ev, again.label.virial_ev, atol=0.05)
 
     def test_md_gives_the_planned_frames_by_one_seed(self, tmp_path):
         frames, outcome = self.label(tmp_path / "md", self.atoms(), "aimd", seed=3)

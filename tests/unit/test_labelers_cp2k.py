@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pwact_like.engines.labelers.cp2k_input import read_input_file
 from pwact_like.engines.labelers.kpoints import grid_from_kspacing
 from pwact_like.engines.protocols import LabelRequest
 from pwact_like.errors import InputError
-from pwact_like.outcome import Reject, Retry
+from pwact_like.outcome import Ok, Reject, Retry
 
 BASIS = """\
 # basis sets
@@ -336,4 +337,31 @@ def test_an_output_without_its_end_is_tried_again(inputs, tmp_path):
     with (task / "cp2k.out").open("a") as stream:
         stream.write(" *** WARNING in qs_scf.F:598 :: SCF run NOT converged ***\n")
         stream.write(" ENERGY| Total FORCE_EVAL ( QS ) energy [a.u.]:  -31.5\n  **** **** ******  **  PROGRAM ENDED AT  2026\n")
+    assert isinstance(labeler.outcome(task, "scf"), Reject)
+
+
+def test_a_real_md_run_half_of_whose_scfs_failed(tmp_path):
+    """CP2K 2023.1, two silicon atoms, MAX_SCF 8: steps 1 and 3 did not converge. Numbers are lines 380 to 393 of its output."""
+    source = Path(__file__).parents[1] / "data" / "labelers" / "cp2k_md_half_converged"
+    task = tmp_path / "task"
+    shutil.copytree(source, task)
+    labeler = Cp2kLabeler(LabelSettings(dft_style="cp2k"))
+    outcome = labeler.outcome(task, "aimd")
+    assert isinstance(outcome, Ok)
+    assert outcome.note.startswith("2 of 4 frames dropped (evaluations 1, 3): SCF not converged")
+    first, second = labeler.read(task, "aimd")
+    hartree, bohr = 27.211386245988, 0.529177210903  # CODATA 2018
+    assert second.label.energy_ev == pytest.approx(-7.765653151014494 * hartree, abs=1e-9)
+    assert second.label.forces_ev_per_ang[0, 0] == pytest.approx(0.087445770406 * hartree / bohr, abs=1e-9)
+    # stress × volume (of label-1.cell) / 160.2176634, positive under compression
+    assert second.label.virial_ev[1, 2] == pytest.approx(-14.6787834821 * 40.02575175 / 160.2176634, abs=1e-8)
+    np.testing.assert_array_equal(second.atoms.positions[0], [-0.1072116880, 0.0245142514, 0.0015956033])
+    np.testing.assert_array_equal(first.atoms.positions[1], [1.3575, 1.3575, 1.3575])
+    # a run that was cut off before its last step is not taken
+    text = (task / "cp2k.out").read_text()
+    (task / "cp2k.out").write_text(text[: text.index("ENERGY|", len(text) * 6 // 10)])
+    assert isinstance(labeler.outcome(task, "aimd"), Retry)
+    # nor as a relaxation
+    (task / "cp2k.out").write_text(text)
+    assert isinstance(labeler.outcome(task, "relax"), Reject)
     assert isinstance(labeler.outcome(task, "scf"), Reject)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pwact_like.engines.labelers.cp2k_basis import Kinds, kinds_of
 from pwact_like.engines.labelers.cp2k_files import file_hashes, make_reachable
 from pwact_like.engines.labelers.cp2k_input import Section, read_input_file
-from pwact_like.engines.labelers.cp2k_relaxed import read_relaxed, structure_of
+from pwact_like.engines.labelers.cp2k_relaxed import read_relaxed, require_end, structure_of
 from pwact_like.engines.labelers.cp2k_sections import (
     PROJECT,
     check_template,
@@ -202,7 +202,11 @@ class Cp2kLabeler(Labeler):
     def _read_all(self, folder: Path) -> ReadResult:
         from pwact_like.data.cp2k_output import read_cp2k_output
 
-        return read_cp2k_output(folder / OUTPUT_FILE, self._asked(folder))
+        path = folder / OUTPUT_FILE
+        if not path.is_file():
+            raise DataError(f"{path}: the file is missing")
+        require_end(path)
+        return read_cp2k_output(path, self._asked(folder))
 
     def level_of_theory(self, entry: StageInput) -> str:
         """E.g. ``cp2k-PBE-1a2b3c4d``: the same for scf, relax and aimd inputs that differ in their MOTION only."""
