@@ -22,7 +22,7 @@ from pwact_like.crashpoints import KILL_AT_VARIABLE
 from pwact_like.jobs.local import LocalScheduler
 from pwact_like.jobs.lock import MasterLock
 
-MASTER = ROOT / "tests" / "crash" / "jobs_master.py"
+MASTER = ROOT / "tests" / "jobs_master.py"
 POINTS = ("intent-written", "submitted-unrecorded", "submitted", "ended-unjudged", "accepting", "cleaning", "accepted")
 NAMES = ("a", "b", "flaky", "d", "doomed", "f")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from jobs_support import make_task
 
 from pwact_like.config.resource import Resource, ResourceSection
