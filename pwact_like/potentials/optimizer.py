@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+EMBEDDING_FACTOR = 10.0
+"""How much longer the steps of the embedding networks are than the learning rate says.
+
+Their inputs are few and of order one, and everything else waits for them: with equal steps the forces of Si64 (batch 1)
+stay near 0.43 eV/Å for the first 170 steps and reach 0.1 after 3,000; with ten times longer ones they reach 0.1 after
+170. (Factors 3, 5 and 20 lie between, 40 is too much. Steps of the fitting networks are better left alone.)
+"""
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -37,8 +47,12 @@ class FlatParameters:
 class Adam:
     """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019); its state is three arrays and a count."""
 
-    def __init__(self, parameters: FlatParameters, weight_decay: float = 0.0) -> None:
+    def __init__(self, parameters: FlatParameters, weight_decay: float = 0.0, embedding_factor: float = EMBEDDING_FACTOR) -> None:
         self.parameters = parameters
+        self._factors = torch.ones_like(parameters.values)
+        for name, first, shape in parameters.layout:
+            if name.startswith("embedding."):
+                self._factors[first : first + math.prod(shape)] = embedding_factor
         self.weight_decay = weight_decay
         self.first = torch.zeros_like(parameters.values)
         self.second = torch.zeros_like(parameters.values)
@@ -54,7 +68,7 @@ class Adam:
         if self.weight_decay:
             values.mul_(1.0 - rate * self.weight_decay)
         root = (self.second / (1.0 - _BETA2**self.steps)).sqrt_().add_(_EPSILON)
-        values.addcdiv_(self.first, root, value=-rate / (1.0 - _BETA1**self.steps))
+        values.addcdiv_(self.first * self._factors, root, value=-rate / (1.0 - _BETA1**self.steps))
         gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:
