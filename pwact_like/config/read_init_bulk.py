@@ -150,7 +150,10 @@ def _stage_checks(
                 section.where("direct"), "without effect: DIRECT chooses among the frames of a big model's MD, and bigmodel is false"
             )
         if system.scf and not system.bigmodel:
-            reader.note(section.where("scf"), "without bigmodel the generated structures themselves are labelled by single points")
+            reader.note(
+                section.where("scf"),
+                "without bigmodel the frames of the AIMD are labelled, or without AIMD the generated structures themselves",
+            )
     if any(getattr(system, stage) for system, _ in systems for stage in ("relax", "aimd", "scf")) and needs_command("label", engine):
         resources.require_command("dft", needs_command("label", engine))
     if any(system.bigmodel for system, _ in systems):

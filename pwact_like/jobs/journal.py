@@ -113,7 +113,8 @@ class Journal:
         uid = self.meta("uid")
         if uid is None:
             raise DataError(f"{self.path}: the journal has lost its uid; move the folder {self.path.parent} away to begin anew")
-        return uid
+        # begun anew, a task has an attempt 1 again: the generation keeps its job's name unlike the first one's
+        return uid + (self.meta("generation") or "")
 
     def meta(self, name: str) -> str | None:
         """A named value, or None."""

@@ -101,7 +101,10 @@ def open_plan(journal: Journal, tasks: Sequence[Task], work_dir: Path) -> Plan:
     ]
     if clashes:
         raise InputError(clashes)
+    generation = int(journal.meta("generation") or 0)
     with journal.transaction() as writer:
+        if anew:
+            writer.set_meta("generation", str(generation + 1))
         for task in tasks:
             if task.name in anew:
                 writer.forget_task(task.name)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pwact_like.crashpoints import reach
 from pwact_like.errors import PwactLikeError
-from pwact_like.jobs.types import Judge, Task, TaskResult, TaskState
+from pwact_like.jobs.types import Judge, Task, TaskResult
 from pwact_like.stages.base import Stage
 
 log = logging.getLogger(__name__)
@@ -76,12 +76,6 @@ class Driver:
         if tasks:
             log.info("%s: %d tasks", stage.name, len(tasks))
         results = self._dispatcher.run(tasks, stage.judge) if tasks else {}
-        for name in sorted(results):
-            result = results[name]
-            if result.state is TaskState.FAILED:
-                log.warning("%s failed after %d attempts: %s", name, result.attempts, result.reason)
-            elif result.note:
-                log.info("%s: %s", name, result.note)
         reach("collecting")
         stage.collect(results)
         self._on_change(stage, "finished")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WorkflowName = Literal["init_bulk", "run"]
 STATE_DIR = ".pwact_like"
 
+LOG_FILE_ONLY = {"log_file_only": True}
+
 log = logging.getLogger(__name__)
 
 
@@ -128,7 +130,7 @@ def open_session(
             raise
         except PwactLikeError as error:
             board.state, board.reason = "failed", str(error)
-            log.error("%s", error)
+            log.error("%s", error, extra=LOG_FILE_ONLY)  # the command line prints it
             raise
         except BaseException as error:
             board.state, board.reason = "failed", f"internal error: {error!r}"
@@ -146,7 +148,9 @@ def _logging(path: Path, *, echo: bool) -> Iterator[None]:
     level = logger.level
     handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
     if echo:
-        handlers.append(logging.StreamHandler(sys.stderr))
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.addFilter(lambda record: not getattr(record, "log_file_only", False))
+        handlers.append(terminal)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)

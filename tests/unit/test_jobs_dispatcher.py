@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 from dataclasses import dataclass, field
@@ -62,6 +63,18 @@ def test_what_is_done_is_not_done_again(tmp_path):
             results = here.dispatcher.run(tasks, lambda task, folder: (judged.append(task.name), Ok("first"))[1])
             assert [result.note for result in results.values()] == ["first"] * 3
     assert sorted(judged) == ["a", "b", "c"] and all(len(executions(task)) == 1 for task in tasks)
+
+
+def test_a_task_whose_folder_was_removed_is_done_anew_in_a_job_of_another_name(tmp_path):
+    """The second first attempt once asked for a job of the first one's name, and the journal refused it."""
+    task = make_task(tmp_path / "t", "touch out")
+    for rounds in (1, 2, 3):
+        with campaign(tmp_path) as here:
+            assert here.dispatcher.run([task], always_ok)["t"].state is TaskState.ACCEPTED
+            assert len(here.journal.jobs()) == rounds
+        assert len(executions(task)) == 1
+        shutil.rmtree(task.folder)
+        make_task(tmp_path / "t", "touch out")
 
 
 def test_attempts_are_counted_and_the_diagnosis_is_one_line(tmp_path):
