@@ -22,6 +22,14 @@ EV_PER_KELVIN = 8.617333262e-5  # Boltzmann's constant
 BAR_PER_EV_PER_ANG3 = 1.602176634e6
 GPA_PER_EV_PER_ANG3 = 160.2176634
 FS_PER_PS = 1000.0
+MAX_TIME_STEP_PS = 0.05  # no atoms can be followed at longer MD steps: what exceeds it was meant in fs
+
+
+def time_step_problem(time_step_ps: float) -> str:
+    """What is wrong with an MD step, "" when it may be: femtoseconds where picoseconds are wanted."""
+    if time_step_ps <= MAX_TIME_STEP_PS:
+        return ""
+    return f"it is in ps, and {time_step_ps:g} ps are {time_step_ps * FS_PER_PS:g} fs (at most {MAX_TIME_STEP_PS:g}; 1 fs is 0.001)"
 
 
 def virial_from_stress(stress_ev_per_ang3: ArrayLike, volume_ang3: float) -> NDArray[np.float64]:

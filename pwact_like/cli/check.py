@@ -46,15 +46,15 @@ def run(args: argparse.Namespace) -> int:
         campaign = load_run(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
         notes, summary = campaign.notes, _run_summary(campaign.param, campaign.resource)
         engines = [("trainer", campaign.param.train.engine), ("explorer", campaign.param.explore.engine)]
-        labelling, tries = campaign.param.dft.labelling, _run_tries(campaign.param)
+        labelling, tries, section = campaign.param.dft.labelling, _run_tries(campaign.param), campaign.resource.dft
     else:
         start = load_init_bulk(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
         notes, summary = start.notes, _bulk_summary(start.param, start.resource)
         engines = []
-        labelling, tries = start.param.labelling, _bulk_tries(start.param)
+        labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
     if tries:
         engines.append(("labeler", labelling.engine))
-    _try_labelling(labelling, tries)
+    _try_labelling(labelling, tries, section.command if section else "")
     for note in [*notes, *_missing_packages(engines)]:
         print(f"note: {note}")
     print("\n".join([f"ok: settings of {kind}", *(f"  {line}" for line in summary)]))
@@ -117,8 +117,8 @@ def _bulk_tries(param: InitBulkParam) -> list[Try]:
     return tries
 
 
-def _try_labelling(labelling: LabelSettings, tries: Sequence[Try]) -> None:
-    """Let an engine that is built here write the inputs of some tasks into a folder that is thrown away.
+def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str) -> None:
+    """Let an engine that is built here write the inputs of some tasks into a folder that is thrown away, and its commands.
 
     Raises
     ------
@@ -140,7 +140,9 @@ def _try_labelling(labelling: LabelSettings, tries: Sequence[Try]) -> None:
         with tempfile.TemporaryDirectory(prefix="pwact_like_check_") as name:
             folder = Path(name) / str(number)
             try:
-                engine.write(folder, LabelRequest(kind, read_structure(file, format_name), entry, seed=1))
+                request = LabelRequest(kind, read_structure(file, format_name), entry, seed=1)
+                engine.write(folder, request)
+                engine.commands(command, request)
             except InputError as error:
                 # the task's folder is nothing that the user knows: the structure stands for it
                 for problem in error.problems:

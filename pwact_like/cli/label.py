@@ -89,6 +89,8 @@ def _by_hand(source: Path, args: argparse.Namespace) -> int:
     missing = [name for name, value in (("--engine", args.engine), ("-o OUT.xyz", args.output)) if value is None]
     if missing:
         raise InputError(Problem("pwact-like label", f"{' and '.join(missing)} missing", "see pwact-like label -h"))
+    if args.output.exists() and source.exists() and args.output.samefile(source):
+        raise InputError(Problem(str(args.output), "the labels would replace the structures themselves", "name another file with -o"))
     from pwact_like.config.common import StageInput
     from pwact_like.config.labelling import LabelSettings
     from pwact_like.data.formats import read_frames, read_structure, write_frames

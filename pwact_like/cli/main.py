@@ -7,6 +7,7 @@ import difflib
 import errno
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _say_fault(name)
         return _say(name, f"this needs the package {error.name}, which is not installed: pip install 'pwact-like[{extra}]'", 2)
     except OSError as error:
-        return _say_os_error(name, error)
+        return _say_os_error(name, error, arguments[1:])
     except Exception:
         return _say_fault(name)
 
@@ -110,10 +111,26 @@ def _say_fault(name: str) -> int:
     return _say(name, f"this is a fault of pwact_like {__version__} itself; please report it with the lines above", 1)
 
 
-def _say_os_error(name: str, error: OSError) -> int:
+def _full_place(arguments: Sequence[str]) -> str:
+    """The folder among those of a command whose disk has no room left, "" when none is seen to be full."""
+    for text in (*arguments, os.curdir, os.environ.get("TMPDIR", "/tmp")):  # noqa: S108 - only looked at
+        place = os.path.abspath(text)  # noqa: PTH100 - links stay as the user knows them
+        while not os.path.lexists(place) and os.path.dirname(place) != place:  # noqa: PTH120 - what is not there yet would be made
+            place = os.path.dirname(place)  # noqa: PTH120
+        try:
+            if os.access(place, os.W_OK) and shutil.disk_usage(place).free < 1 << 16:
+                return place
+        except (OSError, ValueError):
+            continue  # no path
+    return ""
+
+
+def _say_os_error(name: str, error: OSError, arguments: Sequence[str] = ()) -> int:
     """A full disk or a folder without permission is no fault of ours: name the place and the cure."""
-    place = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    where = error.filename or (_full_place(arguments) if full else "")
+    place = f"{where}: " if where else ""
+    if full:
         return _say(name, f"{place}the disk or its quota is full; make room and give the same command again: what is finished is kept", 1)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
         return _say(name, f"{place}{error.strerror}; check the path and its permissions", 2)

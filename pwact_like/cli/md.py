@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         settings, folder = _from_file(args), args.output or Path(args.source[0]).resolve().parent
     atoms = read_structure(settings.structure, settings.format)
+    if by_hand and settings.md.boundary and not atoms.pbc.all():
+        print(f"note: {settings.structure} has open directions, and the run takes all three as periodic (--free: none)", file=sys.stderr)
     potential = ModelPotential(settings.models)
     begin = time.monotonic()
     with _Bar(settings.md.nsteps) as bar:
@@ -122,10 +124,11 @@ def _by_hand(args: argparse.Namespace) -> MdInput:
 
 
 def _refuse_overwriting(folder: Path) -> None:
-    """A finished run by hand is not overwritten; one with its checkpoint goes on."""
-    from pwact_like.engines.explorers.md_files import CHECKPOINT, TRAJECTORY
+    """A finished run by hand is not overwritten; one with its checkpoint goes on, one that died before its first begins anew."""
+    from pwact_like.engines.explorers.md_files import CHECKPOINT, LOG, RESULT, TRAJECTORY
 
-    if (folder / TRAJECTORY).exists() and not (folder / CHECKPOINT).exists():
+    died_early = (folder / LOG).exists() and not (folder / RESULT).exists()
+    if (folder / TRAJECTORY).exists() and not (folder / CHECKPOINT).exists() and not died_early:
         raise InputError(
             Problem(str(folder / TRAJECTORY), "a trajectory is here already", "write into another folder (-o), or remove that run's files")
         )

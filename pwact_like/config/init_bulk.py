@@ -11,6 +11,8 @@ from pwact_like.config.base import CampaignName, Int, NonNegativeFloat, NonNegat
 from pwact_like.config.common import StageInput
 from pwact_like.config.labelling import LabelSettings
 
+_LEAST_SCALE, _LARGEST_SCALE = 0.5, 2.0
+_LARGEST_SUPERCELL = 1000
 Matrix3 = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
 
 
@@ -37,9 +39,9 @@ class BulkSystem(Settings):
     scf_input_idx: NonNegativeInt = Field(default=0, description="Entry of scf_input.")
     super_cell: Matrix3 | None = Field(default=None, description="Supercell: [a, b, c], nine numbers, or a 3×3 matrix of integers.")
     scale: PositiveFloats = Field(default=(), description="Factors of the lattice vectors, one or a list.")
-    perturb: NonNegativeInt = Field(default=0, description="Randomly perturbed copies of each structure.")
+    perturb: NonNegativeInt = Field(default=0, le=100_000, description="Randomly perturbed copies of each structure.")
     cell_pert_fraction: NonNegativeFloat = Field(default=0.03, description="Largest relative change of the cell.")
-    atom_pert_distance: NonNegativeFloat = Field(default=0.01, description="Largest displacement of an atom in Å.")
+    atom_pert_distance: NonNegativeFloat = Field(default=0.01, le=10.0, description="Largest displacement of an atom in Å.")
 
     @field_validator("pbc", mode="before")
     @classmethod
@@ -50,6 +52,21 @@ class BulkSystem(Settings):
     @classmethod
     def _no_perturb(cls, value: Any) -> Any:
         return 0 if value is None or value is False else value
+
+    @field_validator("scale")
+    @classmethod
+    def _factors(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        strange = [factor for factor in value if not _LEAST_SCALE <= factor <= _LARGEST_SCALE]
+        if strange:
+            raise ValueError(f"{strange[0]:g} is no factor of lattice vectors ({_LEAST_SCALE:g} to {_LARGEST_SCALE:g}; 2 % more is 1.02)")
+        return value
+
+    @field_validator("cell_pert_fraction")
+    @classmethod
+    def _fraction(cls, value: float) -> float:
+        if value >= 1.0:
+            raise ValueError(f"{value:g} is no fraction of the cell: 3 % is 0.03")
+        return value
 
     @field_validator("super_cell", mode="before")
     @classmethod
@@ -64,13 +81,15 @@ class BulkSystem(Settings):
         if len(flat) == 3 and not any(isinstance(row, list | tuple) for row in value):
             flat = [flat[0], 0, 0, 0, flat[1], 0, 0, 0, flat[2]]
         if len(flat) != 9 or not all(
-            isinstance(number, int | float) and not isinstance(number, bool) and number == int(number) for number in flat
+            isinstance(number, int | float) and not isinstance(number, bool) and float(number).is_integer() for number in flat
         ):
             raise ValueError("give [a, b, c], nine integers, or a 3×3 matrix of integers")
         rows = tuple(tuple(int(number) for number in flat[3 * row : 3 * row + 3]) for row in range(3))
         (a, b, c), (d, e, f), (g, h, i) = rows
         if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) <= 0:
             raise ValueError(f"the determinant of {rows} is not positive: this is no supercell")
+        if max(abs(number) for row in rows for number in row) > _LARGEST_SUPERCELL:
+            raise ValueError(f"a supercell of {rows} is too large to be labelled (at most {_LARGEST_SUPERCELL} cells along a vector)")
         return rows
 
     @model_validator(mode="after")

@@ -27,6 +27,8 @@ from pwact_like.config.sections import (
 from pwact_like.config.source import Pairs, Table
 from pwact_like.config.train import TrainSettings
 
+HIGH_LEVEL_EV_PER_ANG = 10.0
+LONG_TIME_CONSTANT_PS = 10.0
 _LMPS_OWNED = ("nsteps", "md_dt", "ensemble", "temps", "press", "taut", "taup", "neigh_modify", "boundary")
 
 
@@ -107,7 +109,11 @@ def _strategy(reader: Reader, table: Table) -> Strategy | None:
         _put(given, failed, "convergence", reader.build(Convergence, inner) if inner else None)
     if table.get("direct_script") is not None:
         _put(given, failed, "direct_script", reader.path(table.get("direct_script"), table.where("direct_script"), what="script"))
-    return reader.build(Strategy, table, given=given, failed=failed)
+    strategy = reader.build(Strategy, table, given=given, failed=failed)
+    if strategy is not None and strategy.uncertainty == "committee" and strategy.upper_model_devi_f > HIGH_LEVEL_EV_PER_ANG:
+        high = next((key for key in ("upper_model_devi_f", "upper_model_deiv_f") if key in table), "upper_model_devi_f")
+        reader.note(table.where(high), f"{strategy.upper_model_devi_f:g} eV/Å is far above usual levels (0.1 to 2): is it meant in meV/Å?")
+    return strategy
 
 
 def _explore(reader: Reader, table: Table, resources: ResourceView, seen: list[tuple[SysConfig, str]]) -> Explore | None:
@@ -210,6 +216,11 @@ def _md_job(reader: Reader, value: Any, path: str, systems: int | None, inputs: 
         if idle:
             reader.note(path, f"{', '.join(idle)} without effect: the LAMMPS input of lmps_in_idx holds them")
     else:
+        for key in ("taut", "taup"):
+            if key in table and getattr(job, key) > LONG_TIME_CONSTANT_PS:
+                reader.note(
+                    table.where(key), f"it is in ps, and {getattr(job, key):g} ps are a very long time constant: is it meant in fs?"
+                )
         if not job.ensemble.startswith("npt") and table.get("press") is not None:
             reader.note(table.where("press"), f"without effect: {job.ensemble} has no barostat")
         if engine == "embedded" and table.get("neigh_modify") is not None:

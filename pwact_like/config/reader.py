@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Collection, Mapping
@@ -185,12 +186,26 @@ class Reader:
             path = self.base / text
         return path.resolve() if ".." in path.parts else path
 
+    def _no_name(self, found: Path, path: str) -> bool:
+        """Whether a path is longer than a file system takes (reported): text that is no path at all."""
+        try:
+            found.lstat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.problem(path, f"this is no path, it is too long: {describe(str(found))}")
+                return True
+        except ValueError:
+            pass  # a null byte: the file does not exist, which is told as usual
+        return False
+
     def path(self, value: Any, path: str, *, folder: bool = False, what: str = "file") -> Path | None:
         """An existing file (or folder) that the user names; anything else is a problem."""
         if not isinstance(value, str) or not value.strip():
             self.problem(path, f"a path in quotes is wanted here, not {describe(value)}")
             return None
         found = self.resolve(value)
+        if self._no_name(found, path):
+            return None
         if self._unknowable(value):
             return found
         if folder and not found.is_dir():
@@ -211,6 +226,8 @@ class Reader:
         A name that exists as it stands is no pattern, whatever brackets it has.
         """
         found = self.resolve(text)
+        if self._no_name(found, path):
+            return None
         if self._unknowable(text) or found.is_file() or (folders and found.is_dir()):
             return (found,)
         if glob.has_magic(text):

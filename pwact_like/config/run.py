@@ -23,7 +23,9 @@ from pwact_like.config.base import (
 from pwact_like.config.common import DataPath, StageInput, SysConfig
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.train import TrainSettings
+from pwact_like.units import time_step_problem
 
+MAX_TEMPERATURE_K = 1.0e5
 Ensemble = Literal["nve", "nvt", "npt-iso", "npt-aniso", "npt-tri"]
 ENSEMBLE_NAMES: dict[str, Ensemble] = {
     "nve": "nve",
@@ -46,7 +48,7 @@ class Convergence(Settings):
         default=None, description="Force RMSE on the test set in eV/Å that is good enough; without it the plateau decides."
     )
     plateau: PositiveFloat = Field(
-        default=0.05, description="Plateau: the test set's force RMSE has not fallen by more than this share since the model before."
+        default=0.05, description="Plateau: the test set's force RMSE has changed by no more than this share since the model before."
     )
     max_repeats: PositiveInt = Field(default=3, description="An entry is explored at most so many times.")
 
@@ -60,7 +62,7 @@ class Strategy(Settings):
     uncertainty: Literal["committee", "kpu"] = Field(
         default="committee", description="committee (several models) or kpu (one model, LKF, DP)."
     )
-    model_num: PositiveInt = Field(default=4, description="Models of the committee, 3 or more; 1 for kpu.")
+    model_num: PositiveInt = Field(default=4, le=1000, description="Models of the committee, 3 or more; 1 for kpu.")
     lower_model_devi_f: PositiveFloat = Field(default=0.05, description="Below it a frame is accurate, eV/Å.")
     upper_model_devi_f: PositiveFloat = Field(
         default=0.15,
@@ -146,6 +148,20 @@ class MdJob(Settings):
     neigh_modify: PositiveInt = Field(default=10, description="LAMMPS: delay of the neighbour list in steps.")
     merge_traj: bool = Field(default=False, description="PWact's switch for one trajectory file a run; here there is always one.")
     boundary: bool = Field(default=True, description="Periodic boundaries.")
+
+    @field_validator("md_dt")
+    @classmethod
+    def _picoseconds(cls, value: float) -> float:
+        if wrong := time_step_problem(value):
+            raise ValueError(wrong)
+        return value
+
+    @field_validator("temps")
+    @classmethod
+    def _kelvin(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if max(value, default=0.0) > MAX_TEMPERATURE_K:
+            raise ValueError(f"{max(value):g} K: no temperature for atoms (at most {MAX_TEMPERATURE_K:g})")
+        return value
 
     @field_validator("ensemble", mode="before")
     @classmethod

@@ -43,6 +43,8 @@ def read_json_file(path: Path) -> Any:
         raise InputError(Problem(where, f"not valid JSON: {error.msg}", _syntax_cure(text, error))) from None
     except _ConstantError as error:
         raise InputError(Problem(str(path), f"{error} is no JSON number", "write a finite number")) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(Problem(str(path), f"a number cannot be read: {error}")) from None
     except RecursionError:
         raise InputError(Problem(str(path), "nested too deeply to be a settings file")) from None
 
@@ -61,6 +63,8 @@ def _syntax_cure(text: str, error: json.JSONDecodeError) -> str:
     after = text[error.pos : error.pos + 1]
     if (before.endswith(",") and after in "}]") or (after == "," and text[error.pos + 1 :].lstrip()[:1] in ("}", "]")):
         return "remove the comma before the closing bracket"
+    if not after:
+        return "the file ends too early: is it whole?" if before else "the file is empty"
     if after == "'":
         return "use double quotes"
     if after in "/#":

@@ -30,7 +30,7 @@ class Descriptor(Settings):
 
     no_effect: ClassVar[frozenset[str]] = matpl_keys.DESCRIPTOR_KEYS
 
-    rmax: PositiveFloat = Field(default=6.0, description="Cutoff radius in Å.")
+    rmax: PositiveFloat = Field(default=6.0, le=100.0, description="Cutoff radius in Å.")
     rmin: NonNegativeFloat = Field(default=0.5, description="Where the quintic switch begins, Å.")
     m2: PositiveInt = Field(default=16, description="Columns of the second (smaller) embedding matrix.")
     network_size: Counts = Field(default=(25, 25, 25), description="Widths of the embedding network.")

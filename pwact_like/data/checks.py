@@ -40,7 +40,8 @@ def minimum_distance_ang(atoms: Atoms, cutoff_ang: float) -> float:
     return float(distances.min()) if len(distances) else float("inf")
 
 
-def _not_finite(frame: Frame) -> str | None:
+def not_finite(frame: Frame) -> str | None:
+    """Which number of a label or its structure is not finite or missing, None when all is well."""
     label = frame.label
     if label is None:
         return "there is no label"
@@ -101,7 +102,7 @@ def check_label(frame: Frame, asked: Atoms | None = None, *, net_force_tolerance
     min_distance_ang
         Smallest distance between atoms, periodic images counted, in Å.
     """
-    reason = _not_finite(frame)
+    reason = not_finite(frame)
     if reason is not None or frame.label is None:
         return reason
     ratio = net_force_ratio(frame.label.forces_ev_per_ang)

@@ -149,7 +149,9 @@ def read_frames(path: Path, format: str | None = None, *, virial_sign: int = 1, 
 def read_labelled(
     path: Path, format: str | None = None, *, virial_sign: int = 1, elements: Sequence[str] | None = None, truncated_ok: bool = False
 ) -> ReadResult:
-    """Labelled frames, and every other frame with the reason why it is none. See `iter_items`."""
+    """Labelled frames of finite numbers, and every other frame with the reason why it is none. See `iter_items`."""
+    from pwact_like.data.checks import not_finite
+
     frames: list[Frame] = []
     rejected: list[tuple[int, str]] = []
     for index, item in enumerate(iter_items(path, format, virial_sign=virial_sign, elements=elements, truncated_ok=truncated_ok)):
@@ -157,6 +159,8 @@ def read_labelled(
             rejected.append((item.index, item.reason))
         elif item.label is None:
             rejected.append((index, "no energy or no forces"))
+        elif (reason := not_finite(item)) is not None:
+            rejected.append((index, reason))
         else:
             frames.append(item)
     return ReadResult(frames, rejected)

@@ -3,7 +3,8 @@
 pwmlff/npy, one folder a composition (Si64, Li32Si44, …), as pwdata 0.5 lays it out: atom_type (the elements),
 image_type (1, n_atoms), lattice (n, 9), position (n, 3·n_atoms; fractional), energies (n, 1), forces (n, 3·n_atoms), ei
 (n, n_atoms), virials (n, 9). Atoms are sorted by atomic number. pwdata marks a missing virial by −10⁵ in every component;
-here frames without virial go into a folder of their own that has no virials.npy.
+here frames without virial go into a folder of their own that has no virials.npy. The format knows crystals only: where
+a direction is open, our own pbc.npy (n, 3) beside the others says so (other programs take every direction as periodic).
 
 deepmd/npy: type.raw, type_map.raw, set.000/{box, coord, energy, force, virial}.npy; real_atom_types.npy (mixed type)
 is read too. https://docs.deepmodeling.com/projects/deepmd/en/stable/data/system.html
@@ -79,13 +80,15 @@ def iter_pwmlff(root: Path) -> Iterator[Item]:
         energies = _shaped(folder / "energies.npy", -1) if labelled else None
         forces = _shaped(folder / "forces.npy", -1, n_atoms, 3) if labelled else None
         virials = _shaped(folder / "virials.npy", -1, 3, 3) if (folder / "virials.npy").exists() else None
-        _same_length(folder, lattice=cells, position=scaled, energies=energies, forces=forces, virials=virials)
+        periodic = _load(folder / "pbc.npy").astype(bool).reshape(-1, 3) if (folder / "pbc.npy").exists() else None
+        _same_length(folder, lattice=cells, position=scaled, energies=energies, forces=forces, virials=virials, pbc=periodic)
         for place in range(len(cells)):
             label = None
             if energies is not None and forces is not None:
                 virial = None if virials is None or (virials[place] <= MISSING_VIRIAL).all() else virials[place].copy()
                 label = Label(float(energies[place]), forces[place].copy(), virial)
-            atoms = make_atoms(atomic_numbers, scaled[place] @ cells[place], cells[place])
+            pbc = True if periodic is None else periodic[place]
+            atoms = make_atoms(atomic_numbers, scaled[place] @ cells[place], cells[place], pbc)
             yield Frame(atoms, label, Origin(source=str(folder), step=place))
             index += 1
     if index == 0:
@@ -229,14 +232,29 @@ def write_pwmlff(root: Path, frames: Iterable[Frame]) -> list[Path]:
         _save(folder / "ei.npy", arrays["energies"].reshape(-1, 1) * share)
         if "virials" in arrays:
             _save(folder / "virials.npy", arrays["virials"])
+        periodic = np.array([frame.atoms.pbc for frame, _ in group])
+        if not periodic.all():
+            _save(folder / "pbc.npy", periodic)
         _save(folder / "position.npy", scaled.reshape(n_frames, 3 * n_atoms))  # last: readers look for this one
 
     return _write_groups(root, frames, "position.npy", write)
 
 
 def write_deepmd(root: Path, frames: Iterable[Frame]) -> list[Path]:
-    """Write frames below ``root``, a folder a composition; returns the folders."""
+    """Write frames below ``root``, a folder a composition; returns the folders.
+
+    Raises
+    ------
+    DataError
+        For open boundaries too: DeePMD-kit would take them as periodic.
+    """
     from ase.data import chemical_symbols
+
+    frames = list(frames)
+    for frame in frames:
+        if not frame.atoms.pbc.all():
+            place = f"{frame.origin.source or 'frame'} (step {frame.origin.step})"
+            raise DataError(f"{place}: open boundaries have no place in deepmd/npy (write extxyz, or take a periodic box)")
 
     def write(folder: Path, group: Sequence[tuple[Frame, NDArray[np.int64]]]) -> None:
         arrays = _stack(group)

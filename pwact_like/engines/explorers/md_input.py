@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pwact_like.config.run import ENSEMBLE_NAMES
 from pwact_like.engines.protocols import MdSettings
 from pwact_like.errors import InputError, Problem
+from pwact_like.units import time_step_problem
 
 T = TypeVar("T")
 
@@ -137,6 +138,8 @@ def from_settings(content: Mapping[str, Any], folder: Path, where: str) -> MdInp
     ratio = settings.get("stop_volume", STOP_VOLUME_RATIO, _number(above=1.0))
     every_step = settings.get("deviation_every_step", False, _flag)
     checkpoint = settings.get("checkpoint_steps", None, _whole(0))
+    if md_dt is not None and (wrong := time_step_problem(md_dt)):
+        settings.wrong("md_dt", wrong)
     if under_pressure and boundary is False:
         settings.wrong("boundary", "a pressure needs periodic boundaries", "set boundary to true, or take nvt")
     if ensemble is not None and ensemble != "nve" and temp == 0:

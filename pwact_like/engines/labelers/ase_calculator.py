@@ -51,9 +51,13 @@ class AseLabeler(EmbeddedLabeler):
         return tuple((names[key], str(path)) for key, path in files.items())
 
     def check_structure(self, request: LabelRequest, engine_options: Mapping[str, Any]) -> list[Problem]:
-        """EMT knows a few elements only."""
-        if str(engine_options["calculator"]).lower() != "emt":
-            return []
+        """EMT knows a few elements only; any other calculator is a dotted name."""
+        name = str(engine_options["calculator"])
+        if name.lower() != "emt":
+            if all(part.isidentifier() for part in name.split(".")) and "." in name:
+                return []
+            cure = "write module.Class, e.g. mypackage.calculators.MyModel"
+            return [Problem(f"{self._where_settings()}.calculator", f"{name!r} is neither emt nor a dotted name", cure)]
         strange = sorted(set(request.atoms.symbols) - _EMT_ELEMENTS)
         if not strange:
             return []

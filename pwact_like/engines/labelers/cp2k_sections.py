@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 PROJECT = "label"
 # methods of &DFT/&QS that take no Gaussian basis sets from KIND
 _PARAMETRISED = ("XTB", "DFTB", "PM6", "PM6-FM", "PM3", "AM1", "MNDO", "MNDOD", "PDG", "RM1", "PNNL")
+_SET = re.compile(r"@SET\s+(\w+)\s+(.+)$", re.IGNORECASE)
+_USE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 # coordinates come from us: what would bring others, or several copies, is refused
 _REFUSED = {
     ("EXT_RESTART",): "takes the structure from a restart file, so every label would be of that one",
@@ -192,7 +195,23 @@ def decisive_lines(root: Section, *, own_kpoints: bool, own_kinds: bool) -> list
             continue
         lines.append(f"{'/'.join(names)}: {bare}".upper())
     lines += [f"{'/'.join(names)} {value}".upper() for names, value in _parameters(force_eval)]
-    return sorted(lines)
+    return sorted(_substituted(lines, _variables(root)))
+
+
+def _variables(root: Section) -> dict[str, str]:
+    """Values of the preprocessor's ``@SET NAME VALUE``, names and values in capitals."""
+    found = (_SET.match(without_comment(line.text)) for _, line in root.walk())
+    return {match[1].upper(): match[2].strip().upper() for match in found if match}
+
+
+def _substituted(lines: list[str], variables: dict[str, str]) -> list[str]:
+    """Lines with ``$NAME`` and ``${NAME}`` replaced: a cutoff in a variable decides energies as a written one does."""
+    for _ in range(len(variables) + 1):  # values may name variables
+        before = lines
+        lines = [_USE.sub(lambda match: variables.get(match[1] or match[2], match[0]), line) for line in lines]
+        if lines == before:
+            break
+    return lines
 
 
 def _parameters(section: Section, names: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pwact_like.errors import InputError, Problem
+from pwact_like.units import MAX_TIME_STEP_PS
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Option:
         Taken when it is left out.
     doc
         One line, with the unit.
-    above, least
-        The value must be greater than, or at least, this (None: no bound).
+    above, least, most
+        The value must be greater than, at least, or at most this (None: no bound).
     choices
         Allowed words (compared in lower case).
     aliases
@@ -37,6 +38,7 @@ class Option:
     doc: str
     above: float | None = None
     least: float | None = None
+    most: float | None = None
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
@@ -52,9 +54,9 @@ RELAX: Table = {
 }
 
 AIMD: Table = {
-    "temperature_k": Option("number", None, "temperature in K; required", above=0.0, aliases=("temp", "temperature", "temps")),
+    "temperature_k": Option("number", None, "temperature in K; required", above=0.0, most=1.0e5, aliases=("temp", "temperature", "temps")),
     "nsteps": Option("count", None, "MD steps; required", least=1),
-    "md_dt": Option("number", 0.001, "time step, ps", above=0.0),
+    "md_dt": Option("number", 0.001, "time step in ps; 1 fs is 0.001", above=0.0, most=MAX_TIME_STEP_PS),
     "ensemble": Option("text", "nvt", "nvt (Bussi's thermostat) or nve", choices=("nvt", "nve")),
     "taut": Option("number", 0.1, "time constant of the thermostat, ps", above=0.0),
     "trj_freq": Option("count", 1, "keep every n-th step as a frame, beginning with step 0", least=1),
@@ -79,15 +81,17 @@ def _value(option: Option, value: Any) -> tuple[Any, str]:
     if option.kind in ("number", "count"):
         if isinstance(value, list) and len(value) == 1:  # PWact writes temperatures as lists
             return _value(option, value[0])
+        if is_number and not abs(value) < float("inf"):
+            return value, f"a finite number is wanted, not {value!r}"
         if not is_number or (option.kind == "count" and value != int(value)):
             return value, f"a {'whole number' if option.kind == 'count' else 'number'} is wanted, not {value!r}"
         number = int(value) if option.kind == "count" else float(value)
-        if not abs(number) < float("inf"):
-            return value, f"a finite number is wanted, not {value!r}"
         if option.above is not None and not number > option.above:
             return value, f"must be greater than {option.above:g}, not {value!r}"
         if option.least is not None and not number >= option.least:
             return value, f"must be at least {option.least:g}, not {value!r}"
+        if option.most is not None and number > option.most:
+            return value, f"must be at most {option.most:g}, not {value!r}"
         return number, ""
     if option.kind == "truth":
         return value, "" if isinstance(value, bool) else f"true or false is wanted, not {value!r}"
@@ -159,7 +163,7 @@ def options_from_file(path: Path) -> dict[str, Any]:
         When it is missing or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(Problem(str(path), f"the file of options cannot be read: {error.strerror or error}")) from error
     except ValueError as error:
