@@ -101,6 +101,7 @@ def read_input(path: Path) -> Atoms:
     rows: list[list[float]] = []
     scaled = False
     unit = 1.0
+    periodic = "XYZ"
     with open_lines(path) as reader:
         while (text := reader.line()) is not None:
             text = re.split(r"[!#]", text, maxsplit=1)[0]
@@ -116,7 +117,12 @@ def read_input(path: Path) -> Atoms:
             key = words[0].upper()
             if sections[-2:] == ["SUBSYS", "CELL"] and key in ("A", "B", "C", "ABC", "ALPHA_BETA_GAMMA"):
                 factor = ANG_PER_BOHR if "[bohr]" in text.lower() else 1.0
-                vectors[key] = [factor * float(word) for word in words[1:] if not word.startswith("[")]
+                try:
+                    vectors[key] = [factor * float(word) for word in words[1:] if not word.startswith("[")]
+                except ValueError as error:
+                    raise reader.wrong(f"a cell vector is no number: {text.strip()!r} (variables are not understood)") from error
+            elif sections[-2:] == ["SUBSYS", "CELL"] and key == "PERIODIC" and len(words) > 1:
+                periodic = "" if words[1].upper() == "NONE" else words[1].upper()
             elif sections[-1:] == ["COORD"]:
                 if key == "SCALED":
                     scaled = len(words) < 2 or words[1].upper() not in ("F", ".FALSE.", "FALSE", "NO")
@@ -137,7 +143,8 @@ def read_input(path: Path) -> Atoms:
     if not rows:
         raise DataError(f"{path}: no atoms in &COORD: the structure is unknown")
     positions = np.array(rows)
-    return make_atoms(symbols_to_numbers(symbols, str(path)), positions @ cell if scaled else positions * unit, cell)
+    pbc = [axis in periodic for axis in "XYZ"]
+    return make_atoms(symbols_to_numbers(symbols, str(path)), positions @ cell if scaled else positions * unit, cell, pbc)
 
 
 class Geometry:
@@ -190,7 +197,7 @@ class Geometry:
             cell = self._cell_of(snapshot, evaluation)
             if isinstance(cell, str):
                 return cell
-            return make_atoms(snapshot.atomic_numbers, snapshot.values, cell)
+            return make_atoms(snapshot.atomic_numbers, snapshot.values, cell, self._start.pbc)
         if self._single or index == 0:
             return self._first(evaluation)
         return f"evaluation {index}: no frame with its energy {evaluation.energy_text} Hartree in {self._printed.project}-pos-1.xyz"

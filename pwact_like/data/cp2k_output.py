@@ -231,7 +231,8 @@ def iter_cp2k_output(path: Path, atoms: Atoms | None = None) -> Iterator[Item]:
             continue
         if len(forces) != len(structure):
             raise DataError(f"{path}: line {evaluation.line}: forces of {len(forces)} atoms, but the structure has {len(structure)}")
-        virial = None if evaluation.stress is None else evaluation.stress * volume_ang3(structure)
+        # a stress in a box that is open somewhere means nothing
+        virial = None if evaluation.stress is None or not structure.pbc.all() else evaluation.stress * volume_ang3(structure)
         yield labelled_frame(structure, evaluation.energy_ev, forces, virial, path, index)
     if not printed.ended:
         aborted = bool(printed.evaluations) and not printed.evaluations[-1].converged and printed.evaluations[-1].energy_ev is None

@@ -229,3 +229,80 @@ def test_md_that_died_before_its_first_checkpoint_begins_anew(tmp_path: Path) ->
     (tmp_path / "md_result.json").write_text("{}")
     with pytest.raises(InputError, match="a trajectory is here already"):
         _refuse_overwriting(tmp_path)  # finished
+
+
+@pytest.mark.parametrize("format_name", ["pwmlff/npy", "deepmd/npy"])
+def test_npy_folders_keep_the_level_of_theory(tmp_path: Path, format_name: str) -> None:
+    atoms = Atoms("Cu2", [[0, 0, 0], [1.8, 1.8, 1.8]], cell=[3.6, 3.6, 3.6], pbc=True)
+    frames = [Frame(atoms, Label(float(place), np.zeros((2, 3))), level_of_theory=level) for place, level in enumerate(["a-1", "", "b-23"])]
+    write_frames(tmp_path / "data", frames, format_name)
+    assert [frame.level_of_theory for frame in read_frames(tmp_path / "data")] == ["a-1", "", "b-23"]
+    write_frames(tmp_path / "data", frames[1:2], format_name)
+    assert [frame.level_of_theory for frame in read_frames(tmp_path / "data")] == [""]
+
+
+def test_origin_in_extxyz_keeps_its_digits_and_foreign_keys_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "some.xyz"
+    seed = 2**63 + 12345
+    path.write_text(XYZ.format(energy=f"-1 seed={seed} step=7") + XYZ.format(energy="-2 seed=abc step=nan"))
+    first, second = read_frames(path)
+    assert (first.origin.seed, first.origin.step) == (seed, 7)
+    assert (second.origin.seed, second.origin.step) == (0, 1)
+
+
+CONFIG = """{count}
+LATTICE
+ 3.6 0 0
+ 0 3.6 0
+ 0 0 3.6
+POSITION
+ 29 0.0 0.0 0.0 1 1 1
+ {element} 0.5 0.5 0.5 1 1 1
+{end}"""
+
+
+@pytest.mark.parametrize(
+    ("count", "element", "words"),
+    [(2, "999", "line 8: a position's first column"), (2, "0", "line 8"), (1, "29", "line 8: one position more"), (0, "29", "line 1")],
+)
+def test_an_atom_config_that_contradicts_itself_is_refused(tmp_path: Path, count: int, element: str, words: str) -> None:
+    path = tmp_path / "atom.config"
+    path.write_text(CONFIG.format(count=count, element=element, end=""))
+    with pytest.raises(DataError, match=words):
+        read_frames(path)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "Force\n 29 0.1 0.1 0.1\n 29 0 0 0\n", " Velocity (bohr/fs)\n 29 0 0 0\n 29 0 0 0\n"])
+def test_an_atom_config_may_go_on_after_its_positions(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "atom.config"
+    path.write_text(CONFIG.format(count=2, element="29", end=end))
+    assert len(read_frames(path)[0].atoms) == 2
+
+
+def test_a_lattice_behind_the_positions_of_an_atom_config_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "atom.config"
+    path.write_text("1\nPOSITION\n 29 0.5 0 0\nLATTICE\n 3.6 0 0\n 0 3.6 0\n 0 0 3.6\n")
+    np.testing.assert_allclose(read_frames(path)[0].atoms.positions, [[1.8, 0, 0]])
+
+
+def test_a_cp2k_box_that_is_open_gives_no_virial(tmp_path: Path) -> None:
+    data = Path(__file__).parents[1] / "data" / "data" / "cp2k_scf"
+    text = (data / "cp2k.inp").read_text()
+    assert read_labelled(data / "cp2k.out").frames[0].label.virial_ev is not None  # type: ignore[union-attr]
+    shutil.copy(data / "cp2k.out", tmp_path)
+    (tmp_path / "cp2k.inp").write_text(text.replace("&END CELL", "PERIODIC XY\n    &END CELL", 1))
+    assert "PERIODIC XY" in (tmp_path / "cp2k.inp").read_text()
+    (frame,) = read_labelled(tmp_path / "cp2k.out").frames
+    assert frame.atoms.pbc.tolist() == [True, True, False]
+    assert frame.label is not None and frame.label.virial_ev is None
+
+
+def test_a_cp2k_cell_of_variables_is_named(tmp_path: Path) -> None:
+    data = Path(__file__).parents[1] / "data" / "data" / "cp2k_scf"
+    shutil.copy(data / "cp2k.out", tmp_path)
+    lines = (data / "cp2k.inp").read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.split()[:1] == ["A"])
+    lines[place] = "A ${L} 0 0"
+    (tmp_path / "cp2k.inp").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=rf"line {place + 1}: a cell vector is no number"):
+        read_labelled(tmp_path / "cp2k.out")

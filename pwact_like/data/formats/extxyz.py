@@ -72,6 +72,14 @@ def _number(pairs: Mapping[str, str], keys: Iterable[str], where: str) -> float 
     return None
 
 
+def _whole(text: str | None, default: int) -> int:
+    """A whole number with every digit (seeds have more than a double holds); what is none was somebody else's key."""
+    try:
+        return default if text is None else int(text)
+    except ValueError:
+        return default
+
+
 def _virial(raw: XyzFrame, where: str) -> NDArray[np.float64] | None:
     for key in ("virial", "virials"):
         if key in raw.pairs:
@@ -90,13 +98,12 @@ def to_frame(raw: XyzFrame, path: Path, index: int, reader: LineReader) -> Frame
     """A frame from what stands in the file; without energy or forces it carries no label."""
     where = f"{path}: frame {index} (from 0, ends at line {reader.number})"
     pairs = raw.pairs
-    whole = {key: int(_number(pairs, [key], where) or 0) for key in ("iteration", "step", "seed") if key in pairs}
     origin = Origin(
         source=pairs.get("source", str(path)),
-        iteration=whole.get("iteration", -1),
+        iteration=_whole(pairs.get("iteration"), -1),
         task=pairs.get("task", ""),
-        step=whole.get("step", index),
-        seed=whole.get("seed", 0),
+        step=_whole(pairs.get("step"), index),
+        seed=_whole(pairs.get("seed"), 0),
     )
     energy_ev = _number(pairs, ("free_energy", "energy"), where)
     label = None

@@ -5,6 +5,7 @@ image_type (1, n_atoms), lattice (n, 9), position (n, 3·n_atoms; fractional), e
 (n, n_atoms), virials (n, 9). Atoms are sorted by atomic number. pwdata marks a missing virial by −10⁵ in every component;
 here frames without virial go into a folder of their own that has no virials.npy. The format knows crystals only: where
 a direction is open, our own pbc.npy (n, 3) beside the others says so (other programs take every direction as periodic).
+Our own level_of_theory.npy (n,), in both formats, keeps what forbids to mix data of different levels.
 
 deepmd/npy: type.raw, type_map.raw, set.000/{box, coord, energy, force, virial}.npy; real_atom_types.npy (mixed type)
 is read too. https://docs.deepmodeling.com/projects/deepmd/en/stable/data/system.html
@@ -26,6 +27,7 @@ from pwact_like.errors import DataError
 from pwact_like.fsio import write_bytes, write_text
 
 MISSING_VIRIAL = -1.0e5  # pwdata's mark in virials.npy
+LEVEL_FILE = "level_of_theory.npy"
 
 
 def _load(path: Path) -> NDArray[np.float64]:
@@ -66,6 +68,23 @@ def _same_length(folder: Path, **arrays: NDArray[Any] | None) -> int:
     return next(iter(lengths.values()))
 
 
+def _levels(folder: Path, count: int) -> list[str]:
+    """Level of theory of each frame, "" where the folder does not say."""
+    path = folder / LEVEL_FILE
+    if not path.exists():
+        return [""] * count
+    levels = [str(level) for level in _load(path).ravel()]
+    if len(levels) != count:
+        raise DataError(f"{path}: {len(levels)} levels of theory for {count} frames")
+    return levels
+
+
+def _save_levels(folder: Path, group: Sequence[tuple[Frame, NDArray[np.int64]]]) -> None:
+    levels = [frame.level_of_theory for frame, _ in group]
+    if any(levels):
+        _save(folder / LEVEL_FILE, np.array(levels))
+
+
 def iter_pwmlff(root: Path) -> Iterator[Item]:
     """Frames of a pwmlff/npy folder or of several below one."""
     index = 0
@@ -82,6 +101,7 @@ def iter_pwmlff(root: Path) -> Iterator[Item]:
         virials = _shaped(folder / "virials.npy", -1, 3, 3) if (folder / "virials.npy").exists() else None
         periodic = _load(folder / "pbc.npy").astype(bool).reshape(-1, 3) if (folder / "pbc.npy").exists() else None
         _same_length(folder, lattice=cells, position=scaled, energies=energies, forces=forces, virials=virials, pbc=periodic)
+        levels = _levels(folder, len(cells))
         for place in range(len(cells)):
             label = None
             if energies is not None and forces is not None:
@@ -89,7 +109,7 @@ def iter_pwmlff(root: Path) -> Iterator[Item]:
                 label = Label(float(energies[place]), forces[place].copy(), virial)
             pbc = True if periodic is None else periodic[place]
             atoms = make_atoms(atomic_numbers, scaled[place] @ cells[place], cells[place], pbc)
-            yield Frame(atoms, label, Origin(source=str(folder), step=place))
+            yield Frame(atoms, label, Origin(source=str(folder), step=place), levels[place])
             index += 1
     if index == 0:
         raise DataError(f"{root}: the files hold no frame")
@@ -127,6 +147,7 @@ def iter_deepmd(root: Path) -> Iterator[Item]:
             virials = _shaped(part / "virial.npy", -1, 3, 3) if (part / "virial.npy").exists() else None
             mixed = _shaped(part / "real_atom_types.npy", -1, n_atoms).astype(np.int64) if (part / "real_atom_types.npy").exists() else None
             _same_length(part, coord=positions, box=cells, energy=energies, force=forces, virial=virials, real_atom_types=mixed)
+            levels = _levels(part, len(positions))
             for place in range(len(positions)):
                 of_frame = types if mixed is None else mixed[place]
                 real = of_frame >= 0  # −1 pads frames of fewer atoms
@@ -135,7 +156,7 @@ def iter_deepmd(root: Path) -> Iterator[Item]:
                     virial = None if virials is None else virials[place].copy()
                     label = Label(float(energies[place]), forces[place][real], virial)
                 atoms = make_atoms(elements[of_frame[real]], positions[place][real], None if cells is None else cells[place])
-                yield Frame(atoms, label, Origin(source=str(folder), step=step))
+                yield Frame(atoms, label, Origin(source=str(folder), step=step), levels[place])
                 index += 1
                 step += 1
     if index == 0:
@@ -232,6 +253,7 @@ def write_pwmlff(root: Path, frames: Iterable[Frame]) -> list[Path]:
         _save(folder / "ei.npy", arrays["energies"].reshape(-1, 1) * share)
         if "virials" in arrays:
             _save(folder / "virials.npy", arrays["virials"])
+        _save_levels(folder, group)
         periodic = np.array([frame.atoms.pbc for frame, _ in group])
         if not periodic.all():
             _save(folder / "pbc.npy", periodic)
@@ -267,6 +289,7 @@ def write_deepmd(root: Path, frames: Iterable[Frame]) -> list[Path]:
         _save(part / "force.npy", arrays["forces"])
         if "virials" in arrays:
             _save(part / "virial.npy", arrays["virials"])
+        _save_levels(part, group)
         write_text(folder / "type_map.raw", "".join(f"{chemical_symbols[element]}\n" for element in elements))
         write_text(folder / "type.raw", "".join(f"{index}\n" for index in types))  # last: readers look for this one
 

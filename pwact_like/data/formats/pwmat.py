@@ -12,7 +12,7 @@ Both are negated here. The energy is Ep, not Etot, which contains the ions' kine
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 FRAME_HEADER = re.compile(r"^\s*(\d+)\s+atoms\s*,\s*Iteration", re.IGNORECASE)
+_ATOM = re.compile(r"\s*\d{1,3}(?:\s+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?){3}\b")
 _ENERGIES = re.compile(r"Etot,\s*Ep,\s*Ek\s*(?:\(eV\))?\s*=\s*(\S+)\s+(\S+)\s+(\S+?)(?:,|\s|$)")
 
 
@@ -88,12 +89,15 @@ def _movement_frame(reader: LineReader, header: str, n_atoms: int, index: int) -
 
 
 def _position_block(reader: LineReader, n_atoms: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    lines = reader.block(n_atoms, "positions")
+    return _elements_and_positions(reader, reader.block(n_atoms, "positions"))
+
+
+def _elements_and_positions(reader: LineReader, lines: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     table = numbers(reader, [" ".join(line.split()[:4]) for line in lines], slice(0, 4), 4)
-    atomic_numbers = table[:, 0].astype(np.int64)
-    if (atomic_numbers < 1).any() or (atomic_numbers > 118).any():
-        raise reader.wrong("a position's first column must be an atomic number", reader.number - n_atoms + 1)
-    return atomic_numbers, table[:, 1:]
+    wrong = np.flatnonzero(~((table[:, 0] >= 1) & (table[:, 0] <= 118) & (table[:, 0] == np.round(table[:, 0]))))
+    if len(wrong):
+        raise reader.wrong("a position's first column must be an atomic number", reader.number - len(lines) + 1 + int(wrong[0]))
+    return table[:, 0].astype(np.int64), table[:, 1:]
 
 
 def read_atom_config(path: Path) -> Atoms:
@@ -106,25 +110,36 @@ def read_atom_config(path: Path) -> Atoms:
             n_atoms = int(first.replace(",", " ").split()[0])
         except (ValueError, IndexError) as error:
             raise reader.wrong(f"the number of atoms is expected, this is there: {first.strip()[:60]!r}") from error
+        if n_atoms < 1:
+            raise reader.wrong(f"the number of atoms must be positive, not {n_atoms}")
         cell = scaled = atomic_numbers = None
-        while (cell is None or scaled is None) and (text := reader.line()) is not None:
+        text = reader.line()
+        while (cell is None or scaled is None) and text is not None:
             name = text.strip().lower()
+            if name.startswith("position"):
+                atomic_numbers, scaled, text = _config_positions(reader, n_atoms)
+                continue
             if name.startswith("lattice"):
                 cell = numbers(reader, reader.block(3, "the lattice"), slice(0, 3), 3)
-            elif name.startswith("position"):
-                atomic_numbers, scaled = _config_positions(reader, n_atoms)
+            text = reader.line()
         if cell is None or scaled is None or atomic_numbers is None:
             raise reader.truncated("LATTICE or POSITION is missing")
     return make_atoms(atomic_numbers, scaled @ cell, cell)
 
 
-def _config_positions(reader: LineReader, n_atoms: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """As in MOVEMENT, but people edit these files by hand: the last line may lack its newline."""
+def _config_positions(reader: LineReader, n_atoms: int) -> tuple[NDArray[np.int64], NDArray[np.float64], str | None]:
+    """As in MOVEMENT, but people edit these files by hand: the last line may lack its newline, and the count may be wrong.
+
+    Returns elements, positions and the line behind them.
+    """
     lines: list[str] = []
     for _ in range(n_atoms):
         text = reader.line()
         if text is None:
             raise reader.truncated(f"{len(lines)} of {n_atoms} lines of positions are there")
         lines.append(text)
-    table = numbers(reader, [" ".join(line.split()[:4]) for line in lines], slice(0, 4), 4)
-    return table[:, 0].astype(np.int64), table[:, 1:]
+    atomic_numbers, scaled = _elements_and_positions(reader, lines)
+    after = reader.line()
+    if _ATOM.match(after or ""):
+        raise reader.wrong(f"one position more than the {n_atoms} atoms of the first line: which is right?")
+    return atomic_numbers, scaled, after
