@@ -132,6 +132,6 @@ def _say_os_error(name: str, error: OSError, arguments: Sequence[str] = ()) -> i
     place = f"{where}: " if where else ""
     if full:
         return _say(name, f"{place}the disk or its quota is full; make room and give the same command again: what is finished is kept", 1)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
         return _say(name, f"{place}{error.strerror}; check the path and its permissions", 2)
     return _say_fault(name)

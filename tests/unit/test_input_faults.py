@@ -306,3 +306,13 @@ def test_a_cp2k_cell_of_variables_is_named(tmp_path: Path) -> None:
     (tmp_path / "cp2k.inp").write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match=rf"line {place + 1}: a cell vector is no number"):
         read_labelled(tmp_path / "cp2k.out")
+
+
+def test_a_file_where_a_folder_is_wanted_is_no_fault_of_the_program(tmp_path: Path, capsys: Any) -> None:
+    source = tmp_path / "cu.xyz"
+    source.write_text(XYZ.format(energy=-1))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        assert main(["to_pwdata", "-i", str(source), "-s", str(folder)]) == 2
+        text = capsys.readouterr().err
+        assert "check the path and its permissions" in text and "Traceback" not in text
