@@ -7,6 +7,7 @@ master cleanly.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -23,17 +24,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the campaign; 0 when it converged or finished."""
+    from dataclasses import replace
+
+    from pwact_like.cli.check import probes
     from pwact_like.config.engines_known import unavailable
     from pwact_like.config.load import load_run
     from pwact_like.errors import StopRequested
+    from pwact_like.fsio import is_finished
     from pwact_like.workflows.active_learning import run_campaign
     from pwact_like.workflows.driver import DryRunDone
     from pwact_like.workflows.session import open_session, refuse_unavailable
+    from pwact_like.workflows.start import look_into, no_data, refuse_foreign
 
     loaded = load_run(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient)
+    refuse_unavailable(unavailable(loaded))
+    refuse_foreign(loaded.param.work_dir)
+    # before days of work: every structure, the data, and the inputs of the last stage too
+    looks = probes()
+    if is_finished(loaded.param.work_dir / "dataset"):
+        looks = replace(looks, data=no_data)
+    loaded = look_into(args.param, args.resource, args.work_dir, args.lenient, looks)
     for note in loaded.notes:
         print(f"note: {note}")
-    refuse_unavailable(unavailable(loaded))
     try:
         with open_session("run", loaded, dry_run=args.dry_run, take_over=args.take_over) as session:
             end = run_campaign(session, loaded)
@@ -43,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {task.folder}")
         return 0
     except StopRequested as request:
-        print(f"stopped; running jobs stay. To go on: {' '.join(sys.argv)}\nTo end them: pwact-like kill run", file=sys.stderr)
+        print(f"stopped; running jobs stay. To go on: {shlex.join(sys.argv)}\nTo end them: pwact-like kill run", file=sys.stderr)
         return request.exit_status
     print(f"{end.state}: {end.reason}")
     _print_results(loaded.param.work_dir, [str(path) for path in end.models])
@@ -60,5 +72,5 @@ def _print_results(work_dir: Path, models: list[str]) -> None:
     print("\nto use them with ASE:")
     print("  from pwact_like.potentials import load_committee, PotentialCalculator")
     print(f"  atoms.calc = PotentialCalculator(load_committee({models!r}))")
-    print(f"or: pwact-like md {models[0]} -s STRUCTURE --temp 300 --nsteps 1000")
-    print("collect the data: pwact-like gather_pwdata -i " + str(work_dir))
+    print(f"or: pwact-like md {shlex.quote(models[0])} -s STRUCTURE --temp 300 --nsteps 1000")
+    print("collect the data: pwact-like gather_pwdata -i " + shlex.quote(str(work_dir)))

@@ -8,7 +8,13 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("workflow", nargs="?", choices=["init_bulk", "run"], help="which workflow (default: the one that moved last)")
+    parser.add_argument(
+        "workflow",
+        nargs="?",
+        type=lambda text: text.lower().replace("-", "_"),
+        choices=["init_bulk", "run"],
+        help="which workflow (default: the one that moved last)",
+    )
     parser.add_argument("--work-dir", type=Path, default=Path(), help="folder of the campaign (default: the current folder)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

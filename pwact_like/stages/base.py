@@ -127,7 +127,10 @@ def require_all(results: Mapping[str, TaskResult], what: str) -> None:
     failed = failures(results)
     if failed:
         lines = "\n".join(f"  {result.task.folder}: {result.reason}" for result in failed)
-        raise JobError(f"{len(failed)} of {len(results)} {what} tasks failed for good; nothing can go on without them:\n{lines}")
+        raise JobError(
+            f"{len(failed)} of {len(results)} {what} tasks failed for good; nothing can go on without them:\n{lines}\n"
+            "Mend the cause and start again; settings that change a task's input take removing the folders of all these tasks as well"
+        )
 
 
 def check_budget(n_failed: int, n_all: int, budget: float, what: str, where: Path | str) -> None:

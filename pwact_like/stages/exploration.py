@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.engines.protocols import Explorer, ExploreRequest, MdSettings
-from pwact_like.fsio import read_manifest, relative_path, write_manifest
+from pwact_like.fsio import is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
@@ -108,7 +108,11 @@ def _conditions(job: MdJob) -> list[tuple[str, MdSettings]]:
 
 @dataclass
 class ExplorationStage(Stage):
-    """Run MD with the iteration's models; leaves one trajectory and one deviation table a run."""
+    """Run MD with the iteration's models; leaves one trajectory and one deviation table a run.
+
+    ``entry``, the number of the entry of md_jobs, is recorded: what was explored stays what it was when the rules of
+    convergence are edited later.
+    """
 
     place: Place
     explorer: Explorer
@@ -118,12 +122,13 @@ class ExplorationStage(Stage):
     upper_level: float
     read_structure: ReadStructure
     failure_budget: float = 0.5
+    entry: int | None = None
     name: str = "explore"
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
         """Name the folder."""
-        self.folder = self.place.iteration_folder() / "01.explore" / "md"
+        self.folder = exploration_folder(self.place)
 
     def run_folder(self, run: Run) -> Path:
         """Task folder of a trajectory."""
@@ -195,6 +200,7 @@ class ExplorationStage(Stage):
             "trajectories",
             inputs={result.task.name: result.task.key for result in results.values()},
             facts={
+                "entry": self.entry,
                 "engine": self.explorer.name,
                 "engine_version": self.explorer.version(),
                 "frames_planned": sum(row["frames_planned"] for row in trajectories),
@@ -202,6 +208,18 @@ class ExplorationStage(Stage):
                 "trajectories": trajectories,
             },
         )
+
+
+def exploration_folder(place: Place) -> Path:
+    """The product folder of an iteration's exploration."""
+    return place.iteration_folder() / "01.explore" / "md"
+
+
+def entry_explored(place: Place) -> int | None:
+    """The entry of md_jobs that an iteration has explored; None when its exploration is not finished."""
+    folder = exploration_folder(place)
+    entry: int | None = read_manifest(folder)["facts"].get("entry") if is_finished(folder) else None
+    return entry
 
 
 def trajectories_of(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
     from pwact_like.data.frames import Frame
 
+log = logging.getLogger(__name__)
+
+DATASET_FOLDER = "dataset"
+DATASET_KIND = "dataset"
 FILES = {"train": "train.xyz", "valid": "valid.xyz", "test": "test.xyz"}
 
 
@@ -34,6 +39,11 @@ class InitialDataRequest:
     allow_mixed_theory: bool
     label_theory: str
     elements: tuple[int, ...]
+
+    def sources(self) -> dict[str, list[list[Any]]]:
+        """Path, bytes, format and sign of everything that is read; the campaign and its data may be moved, so paths say little."""
+        named = {"init_data": self.init_data, "valid_data": self.valid_data, "test_data": self.test_data}
+        return {key: [[str(one.path), _bytes_of(one.path), one.format, one.virial_sign] for one in paths] for key, paths in named.items()}
 
 
 @dataclass
@@ -61,8 +71,39 @@ class InitialDataStage(Stage):
     def collect(self, results: Mapping[str, TaskResult]) -> None:
         """Read and write in a child process (large files stay out of the master)."""
         facts = self.fork(make_initial_data, self.request)
+        if facts["repeated"]:
+            log.warning("%d frames of the initial data stand there more than once; each is taken once", facts["repeated"])
         outputs = [name for kind, name in FILES.items() if facts["frames"][kind]] + [HASHES_FILE]
-        write_manifest(self.folder, "dataset", outputs=outputs, facts=facts)
+        write_manifest(self.folder, DATASET_KIND, outputs=outputs, facts={**facts, "sources": self.request.sources()})
+
+    def refuse_new_sources(self) -> None:
+        """Refuse data that were named or changed after the sets were made: they would be ignored without a word.
+
+        Raises
+        ------
+        InputError
+            Naming every such path.
+        """
+        recorded = self.facts.get("sources")
+        if recorded is None:
+            return
+        problems = []
+        for key, asked in self.request.sources().items():
+            left = [tuple(row[1:]) for row in recorded[key]]
+            for path, *looks in asked:
+                if tuple(looks) in left:
+                    left.remove(tuple(looks))
+                    continue
+                problems.append(
+                    Problem(
+                        f"param.json: {key}",
+                        f"{path} was added, or its content changed, after the campaign's data sets were made in {self.folder}; "
+                        "they are fixed, and it would be ignored",
+                        "undo the change, or begin in another folder (the labels so far can be init_data there: pwact-like gather_pwdata)",
+                    )
+                )
+        if problems:
+            raise InputError(problems)
 
 
 def make_initial_data(request: InitialDataRequest) -> dict[str, Any]:
@@ -77,11 +118,11 @@ def make_initial_data(request: InitialDataRequest) -> dict[str, Any]:
     from pwact_like.data.dataset import read_data_paths, split
     from pwact_like.data.formats import write_frames
 
-    sets: dict[str, list[Frame]] = {
-        "train": read_data_paths(request.init_data),
-        "valid": read_data_paths(request.valid_data),
-        "test": read_data_paths(request.test_data),
-    }
+    named = {"train": request.init_data, "valid": request.valid_data, "test": request.test_data}
+    found = {kind: read_data_paths(paths) for kind, paths in named.items()}
+    # a frame that stands twice in init_data must not be split into both train and test
+    sets: dict[str, list[Frame]] = {kind: _each_once(frames) for kind, frames in found.items()}
+    n_read = sum(map(len, sets.values()))
     source = "test_data" if sets["test"] else ""
     if not sets["test"] and request.test_share > 0.0 and len(sets["train"]) > 1:
         sets["train"], sets["test"] = split(sets["train"], request.test_share, request.seed)
@@ -95,10 +136,26 @@ def make_initial_data(request: InitialDataRequest) -> dict[str, Any]:
     write_hashes(request.folder, [frame for frames in sets.values() for frame in frames])
     return {
         "frames": {kind: len(frames) for kind, frames in sets.items()},
+        "repeated": sum(map(len, found.values())) - n_read,
         "test_source": source,
         "levels_of_theory": sorted({frame.level_of_theory for frames in sets.values() for frame in frames}),
         "seed": request.seed,
     }
+
+
+def _each_once(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames in their order, each once; those without a label stay, to be complained of."""
+    from pwact_like.data.hashes import frame_hash
+
+    first: dict[str, Frame] = {}
+    for place, frame in enumerate(frames):
+        first.setdefault(f"unlabelled {place}" if frame.label is None else frame_hash(frame), frame)
+    return list(first.values())
+
+
+def _bytes_of(path: Path) -> int:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def _content_problems(sets: Mapping[str, Sequence[Frame]], request: InitialDataRequest) -> list[Problem]:

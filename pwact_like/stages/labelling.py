@@ -112,6 +112,8 @@ class LabelStage(Stage):
         """
         quiet = replace(self, fork=no_fork)
         outputs, facts = self.fork(collect_labels, quiet, dict(results))
+        if not self.keep_files:
+            self._clean()  # before the manifest: what a kill leaves undone is done at the next start
         write_manifest(
             self.folder,
             "labels",
@@ -119,8 +121,6 @@ class LabelStage(Stage):
             outputs=outputs,
             facts=facts,
         )
-        if not self.keep_files:
-            self._clean()
 
     def make_product(self, results: Mapping[str, TaskResult]) -> tuple[list[str], dict[str, Any]]:
         """Everything of the product but its manifest; returns the names of its files and its facts."""

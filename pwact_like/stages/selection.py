@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pwact_like.data.frames import Frame, Origin
 from pwact_like.fsio import write_json, write_manifest, write_text
@@ -21,9 +22,12 @@ from pwact_like.stages.base import Fork, Place, Stage
 from pwact_like.stages.exploration import trajectories_of
 from pwact_like.stages.frame_pool import CSV_NAMES, FramePool, read_pool, write_csvs
 from pwact_like.uncertainty.choice import Choice, choose
-from pwact_like.uncertainty.levels import TrustLevels
+from pwact_like.uncertainty.levels import FrameClass, TrustLevels
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
+    from pwact_like.config.common import DataPath
     from pwact_like.engines.protocols import Explorer
 
 SELECTION_FILE = "selection.json"
@@ -43,6 +47,7 @@ class SelectionRequest:
     random_share: float
     lmps_tolerance: bool
     min_distance_ang: float
+    test_data: tuple[DataPath, ...] = ()
 
 
 @dataclass
@@ -78,12 +83,13 @@ def select(request: SelectionRequest) -> dict[str, Any]:
     trajectories = trajectories_of(request.md_folder)
     pool = read_pool(trajectories, request.place.work_dir, lmps_tolerance=request.lmps_tolerance)
     classes = pool.classify(request.levels)
+    in_test = starts_in_test_set(request, pool, classes, trajectories)
     choice = choose(
         classes,
         pool.values,
         pool.groups,
         pool.quotas,
-        eligible=pool.eligible,
+        eligible=pool.eligible & ~in_test,
         random_share=request.random_share,
         root_seed=request.place.root_seed,
         iteration=request.place.iteration,
@@ -108,6 +114,30 @@ def select(request: SelectionRequest) -> dict[str, Any]:
     }
     write_text(request.folder / SUMMARY_FILE, summary(facts, trajectories, pool))
     return facts
+
+
+def starts_in_test_set(
+    request: SelectionRequest, pool: FramePool, classes: NDArray[np.int8], trajectories: Sequence[Mapping[str, Any]]
+) -> NDArray[np.bool_]:
+    """Start structures that the test set holds; labelled once more they would be trained on.
+
+    Later frames of an MD run are never the same as any other's.
+    """
+    from pwact_like.data.checks import same_structure
+    from pwact_like.data.dataset import read_data_paths
+
+    found = np.zeros(len(classes), dtype=bool)
+    places = np.flatnonzero((pool.steps == 0) & pool.eligible & (classes != FrameClass.FAILED))
+    if not len(places) or not request.test_data:
+        return found
+    known: dict[bytes, list[Atoms]] = {}
+    for frame in read_data_paths(request.test_data):
+        known.setdefault(frame.atoms.numbers.tobytes(), []).append(frame.atoms)
+    for place in places:
+        folder = (request.place.work_dir / str(trajectories[int(pool.trajectory[place])]["trajectory"])).parent
+        (start,) = request.explorer.frames(folder, [0])
+        found[place] = any(same_structure(other, start) is None for other in known.get(start.numbers.tobytes(), ()))
+    return found
 
 
 def _fetch(request: SelectionRequest, pool: FramePool, choice: Choice, trajectories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -185,7 +215,9 @@ def counts_line(facts: Mapping[str, Any]) -> str:
     )
 
 
-def selection_request(place: Place, explorer: Explorer, md_folder: Path, strategy: Any, levels: TrustLevels) -> SelectionRequest:
+def selection_request(
+    place: Place, explorer: Explorer, md_folder: Path, strategy: Any, levels: TrustLevels, test_data: tuple[DataPath, ...] = ()
+) -> SelectionRequest:
     """Request of one iteration from the campaign's strategy."""
     return SelectionRequest(
         place=place,
@@ -196,4 +228,5 @@ def selection_request(place: Place, explorer: Explorer, md_folder: Path, strateg
         random_share=strategy.random_share,
         lmps_tolerance=strategy.lmps_tolerance,
         min_distance_ang=strategy.min_distance_ang,
+        test_data=test_data,
     )

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 THINNED_FILE = "thinned.json"
 
 
+def is_thinned(md_folder: Path) -> bool:
+    """Whether the trajectories were cut down before."""
+    return (md_folder / THINNED_FILE).is_file()
+
+
 def thin_trajectories(explorer: Explorer, md_folder: Path, select_folder: Path, work_dir: Path) -> None:
     """Cut every trajectory down to its selected frames, once; the paths in the csv files stay valid.
 
     What is dropped goes into the ledger first. Runs in a child process.
     """
     marker = md_folder / THINNED_FILE
-    if marker.is_file():
+    if is_thinned(md_folder):
         return
     kept: dict[str, list[int]] = {}
     for row in read_json(select_folder / SELECTION_FILE):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.engines.protocols import Trainer, TrainRequest
+from pwact_like.errors import InputError, Problem
 from pwact_like.fsio import read_json, write_manifest, write_through
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome, Reject
@@ -60,11 +61,29 @@ class TrainingStage(Stage):
 
     @property
     def models(self) -> tuple[Path, ...]:
-        """The members' model files (of the finished stage)."""
-        return tuple(self.member_folder(member) / self.trainer.model_file for member in range(self.n_members))
+        """The members' model files (of the finished stage; model_num may have been edited since)."""
+        names = (
+            self.facts["models"] if self.finished else [f"train.{member:03d}/{self.trainer.model_file}" for member in range(self.n_members)]
+        )
+        return tuple(self.folder / name for name in names)
 
     def plan(self) -> list[Task]:
-        """One task a member; when training is skipped, one that judges the model if there is a test set."""
+        """One task a member; when training is skipped, one that judges the model if there is a test set.
+
+        Raises
+        ------
+        InputError
+            When training is skipped and there are fewer models than members.
+        """
+        if self.skip_training and len(self.init_models) < self.n_members:
+            raise InputError(
+                Problem(
+                    "param.json: strategy.model_num",
+                    f"{self.n_members} models are wanted, but there are {len(self.init_models)} and this iteration trains none "
+                    f"({self.why_skipped})",
+                    f"set it to {len(self.init_models)}",
+                )
+            )
         make_task = TaskMaker(self.place)
         tasks = []
         for member in range(self.n_members):
@@ -76,7 +95,8 @@ class TrainingStage(Stage):
                 test_data=tuple(self.test_data),
                 settings=self.settings,
                 seed=seed,
-                init_model=self.init_models[member] if self.init_models else None,
+                # a member beyond those of the iteration before (model_num was raised) starts from scratch
+                init_model=self.init_models[member] if member < len(self.init_models) else None,
             )
             if self.skip_training:
                 self._take_over(folder, self.init_models[member])

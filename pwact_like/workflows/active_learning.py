@@ -18,16 +18,17 @@ from pwact_like.errors import InputError, JobError, Problem
 from pwact_like.fsio import read_manifest
 from pwact_like.seeds import derive_seed
 from pwact_like.stages.base import Place
-from pwact_like.stages.exploration import ExplorationStage, plan_runs
-from pwact_like.stages.initial_data import InitialDataRequest, InitialDataStage
+from pwact_like.stages.exploration import ExplorationStage, entry_explored, plan_runs
+from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, InitialDataStage
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
 from pwact_like.stages.selection import SelectionStage, selection_request
-from pwact_like.stages.thinning import thin_trajectories
+from pwact_like.stages.thinning import is_thinned, thin_trajectories
 from pwact_like.stages.training import TrainingStage
 from pwact_like.uncertainty.levels import TrustLevels
 from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
-from pwact_like.workflows.history import dataset_facts, iteration_row, write_records
+from pwact_like.workflows.history import dataset_facts, iteration_folders, iteration_row, write_records
 from pwact_like.workflows.session import Session
+from pwact_like.workflows.start import claim, refuse_foreign
 
 if TYPE_CHECKING:
     from pwact_like.config.run import RunParam
@@ -58,23 +59,29 @@ class Campaign:
 
     def run(self) -> CampaignEnd:
         """Run, or go on, to the end."""
+        self._publish_what_lies_there()
         initial = self._initial_data()
+        if initial.finished:
+            initial.refuse_new_sources()
         self.session.drive(initial)
         models: tuple[Path, ...] = ()
         upcoming = next_entry(self._history, len(self.param.explore.md_jobs), self.param.strategy.convergence)
         while True:
             iteration = len(self._entries)
-            if upcoming.entry is None and models and not self._is_new_data(iteration):
+            # what was explored outranks what the rules, edited since, would have explored
+            explored = entry_explored(self._place(iteration))
+            entry = upcoming.entry if explored is None else explored
+            if entry is None and models and not self._is_new_data(iteration):
                 return self._end(upcoming, models)
-            self._entries.append(upcoming.entry)
-            self._publish()
+            self._entries.append(entry)
+            self._publish(models)
             training = self._training(iteration, models)
             self._drive(training)
             models = training.models
             self._publish(models)
-            if upcoming.entry is None:
+            if entry is None:
                 return self._end(upcoming, models)
-            self._history.append(self._iterate(iteration, upcoming.entry, training))
+            self._history.append(self._iterate(iteration, entry, training))
             self._publish(models)
             reach("iteration-done")
             upcoming = next_entry(self._history, len(self.param.explore.md_jobs), self.param.strategy.convergence)
@@ -84,14 +91,16 @@ class Campaign:
 
     def _iterate(self, iteration: int, entry: int, training: TrainingStage) -> IterationFacts:
         """Explore, select and label with the iteration's models."""
+        labelling = self._labelling(iteration)
+        if not labelling.finished:
+            self._refuse_mixed_theory(iteration)
         exploration = self._exploration(iteration, entry, training.models)
         self._drive(exploration)
         selection = self._selection(iteration, exploration)
         self._drive(selection)
         self._warn_if_all_failed(selection.facts)
-        labelling = self._labelling(iteration)
         self._drive(labelling)
-        if not self.param.reserve_md_traj:
+        if not self.param.reserve_md_traj and not is_thinned(exploration.folder):
             self.session.fork(thin_trajectories, self.explorer, exploration.folder, selection.folder, self.param.work_dir)
         chosen = selection.facts
         return IterationFacts(
@@ -105,6 +114,7 @@ class Campaign:
     def _drive(self, stage: Any) -> None:
         self.session.drive(stage)
         write_records(self.param.work_dir, len(self._entries))
+        self._publish()
         reach("record-written")
 
     def _warn_if_all_failed(self, facts: dict[str, Any]) -> None:
@@ -127,7 +137,7 @@ class Campaign:
         if not param.init_data and not param.init_model_list:
             raise InputError(Problem("param.json: init_data", "neither init_data nor init_model_list is given", "give one of them"))
         request = InitialDataRequest(
-            folder=param.work_dir / "dataset",
+            folder=param.work_dir / DATASET_FOLDER,
             init_data=param.init_data,
             valid_data=param.valid_data,
             test_data=param.test_data,
@@ -172,15 +182,18 @@ class Campaign:
         from pwact_like.data.formats import read_structure
 
         strategy, explore = self.param.strategy, self.param.explore
+        # md_jobs may have been shortened after this entry was explored
+        jobs = explore.md_jobs[entry] if entry < len(explore.md_jobs) else ()
         return ExplorationStage(
             place=self._place(iteration),
             explorer=self.explorer,
             command=self.session.command("explore"),
             models=models,
-            runs=plan_runs(explore.md_jobs[entry], explore.sys_configs, strategy.max_select, explore.lmps_in),
+            runs=plan_runs(jobs, explore.sys_configs, strategy.max_select, explore.lmps_in),
             upper_level=self._levels().upper,
             read_structure=read_structure,
             failure_budget=strategy.failure_budget,
+            entry=entry,
         )
 
     def _levels(self) -> TrustLevels:
@@ -188,7 +201,14 @@ class Campaign:
         return TrustLevels(strategy.lower_model_devi_f, strategy.upper_model_devi_f)
 
     def _selection(self, iteration: int, exploration: ExplorationStage) -> SelectionStage:
-        request = selection_request(self._place(iteration), self.explorer, exploration.folder, self.param.strategy, self._levels())
+        request = selection_request(
+            self._place(iteration),
+            self.explorer,
+            exploration.folder,
+            self.param.strategy,
+            self._levels(),
+            self._test_data(iteration),
+        )
         return SelectionStage(request, self.session.fork)
 
     def _labelling(self, iteration: int) -> LabelStage:
@@ -209,7 +229,7 @@ class Campaign:
     # ---- the data ------------------------------------------------------------------------------------------------
 
     def _of_dataset(self, kind: str) -> tuple[DataPath, ...]:
-        path = self.param.work_dir / "dataset" / f"{kind}.xyz"
+        path = self.param.work_dir / DATASET_FOLDER / f"{kind}.xyz"
         return (DataPath(path=path, format="extxyz"),) if path.is_file() else ()
 
     def _labels(self, before: int) -> list[tuple[Path, dict[str, Any]]]:
@@ -239,7 +259,39 @@ class Campaign:
         """Whether labels were added after the last training before this iteration."""
         return iteration > 0 and bool(self._labels(iteration)[-1][1]["train_frames"])
 
+    def _refuse_mixed_theory(self, iteration: int) -> None:
+        """Refuse labels by other settings than those that there are: the DFT section was edited since.
+
+        Raises
+        ------
+        InputError
+            Naming the levels of theory.
+        """
+        if self.param.strategy.allow_mixed_theory:
+            return
+        known = {str(level) for level in read_manifest(self.param.work_dir / DATASET_FOLDER)["facts"]["levels_of_theory"]}
+        known |= {str(facts["level_of_theory"]) for _, facts in self._labels(iteration) if facts["labelled"]}
+        now = self.labeler.level_of_theory(self.param.dft.entry)
+        strange = ", ".join(sorted(known - {"", now}))
+        if strange:
+            raise InputError(
+                Problem(
+                    "param.json: DFT",
+                    f"the labels would be of another level of theory ({now}) than those that there are ({strange}); "
+                    "energies of different programs or settings do not belong together",
+                    "undo the change, or begin in another folder, or set strategy.allow_mixed_theory to true if you know better",
+                )
+            )
+
     # ---- what the user sees --------------------------------------------------------------------------------------
+
+    def _publish_what_lies_there(self) -> None:
+        """Show the iterations of earlier starts from the first moment, also when this start fails at once."""
+        folders = iteration_folders(self.param.work_dir)
+        board = self.session.board
+        board.iterations = [iteration_row(index, path, entry_explored(self._place(index))) for index, path in enumerate(folders)]
+        board.dataset = dataset_facts(self.param.work_dir, len(folders))
+        board.publish()
 
     def _publish(self, models: tuple[Path, ...] = ()) -> None:
         board, work_dir = self.session.board, self.param.work_dir
@@ -263,6 +315,8 @@ def run_campaign(session: Session, loaded: Any) -> CampaignEnd:
     from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 
     param = loaded.param
+    refuse_foreign(param.work_dir)  # once more, under the lock
+    claim(param.work_dir)
     return Campaign(
         session=session,
         param=param,

@@ -84,6 +84,8 @@ def _satisfied(history: Sequence[IterationFacts], convergence: Convergence) -> t
     if before is None:
         return False, f"{text}, but there is no earlier model to see a plateau of the test force RMSE"
     change = (before - last.force_rmse) / before if before else 0.0
+    if change < -convergence.plateau:
+        return False, f"{text}, but the test force RMSE has risen ({before:.4f} → {last.force_rmse:.4f} eV/Å)"
     if change <= convergence.plateau:
         return True, f"{text}, test force RMSE at a plateau ({before:.4f} → {last.force_rmse:.4f} eV/Å)"
     return False, f"{text}, but the test force RMSE still falls ({before:.4f} → {last.force_rmse:.4f} eV/Å)"

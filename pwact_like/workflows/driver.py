@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
 from pwact_like.crashpoints import reach
-from pwact_like.errors import PwactLikeError
-from pwact_like.jobs.types import Judge, Task, TaskResult
+from pwact_like.errors import BudgetExceededError, JobError, PwactLikeError
+from pwact_like.jobs.types import Judge, Task, TaskResult, TaskState
 from pwact_like.stages.base import Stage
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,22 @@ class Driver:
         Called when a stage begins or ends, with its name and "begun" or "finished".
     dry_run
         Stop, with DryRunDone, at the first stage that would submit.
+    on_give_up
+        Called with the failed tasks when their stage stops the workflow: the user mends the cause and starts again.
     """
 
-    def __init__(self, dispatcher: Dispatching, on_change: Callable[[Stage, str], None], *, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatching,
+        on_change: Callable[[Stage, str], None],
+        *,
+        dry_run: bool = False,
+        on_give_up: Callable[[Sequence[Task]], None] = lambda tasks: None,
+    ) -> None:
         self._dispatcher = dispatcher
         self._on_change = on_change
         self._dry_run = dry_run
+        self._on_give_up = on_give_up
 
     def __call__(self, stage: Stage) -> None:
         """Bring a stage to its end.
@@ -77,7 +87,11 @@ class Driver:
             log.info("%s: %d tasks", stage.name, len(tasks))
         results = self._dispatcher.run(tasks, stage.judge) if tasks else {}
         reach("collecting")
-        stage.collect(results)
+        try:
+            stage.collect(results)
+        except (BudgetExceededError, JobError):
+            self._on_give_up([result.task for result in results.values() if result.state is TaskState.FAILED])
+            raise
         self._on_change(stage, "finished")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from pwact_like.jobs.dispatcher import Dispatcher
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.lock import MasterLock
 from pwact_like.jobs.signals import StopFlag
+from pwact_like.jobs.types import Task
+from pwact_like.jobs.verdict import FREE_ATTEMPTS
 from pwact_like.stages.base import Fork, Stage
 from pwact_like.workflows.driver import Driver, DryRunDone, fork
 from pwact_like.workflows.snapshot import Snapshot
@@ -30,6 +33,7 @@ WorkflowName = Literal["init_bulk", "run"]
 STATE_DIR = ".pwact_like"
 
 LOG_FILE_ONLY = {"log_file_only": True}
+ANOTHER_ROUND = "another_round"  # in the journal: names of tasks
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +115,14 @@ def open_session(
             work_dir=work_dir,
             state_dir=state_dir,
             resource=resource,
-            drive=Driver(dispatcher, changed, dry_run=dry_run),
+            drive=Driver(dispatcher, changed, dry_run=dry_run, on_give_up=functools.partial(promise_another_round, journal)),
             board=board,
             fork=functools.partial(fork, beat=board.beat),
             stop=stop,
             dry_run=dry_run,
         )
+        if not dry_run:
+            give_another_round(journal)
         log.info("%s in %s, jobs go to %s, log in %s.log", workflow, work_dir, scheduler.name, workflow)
         board.publish()
         try:
@@ -139,6 +145,39 @@ def open_session(
         finally:
             board.publish()
             reach("iteration-done")
+
+
+def promise_another_round(journal: Journal, tasks: Sequence[Task]) -> None:
+    """Note which tasks begin anew at the next start: those that ran out of attempts when their stage stopped the workflow.
+
+    A task that its engine rejected stays failed: the same inputs would give the same again.
+    """
+    recorded = journal.tasks()
+    exhausted = [
+        task.name
+        for task in tasks
+        if task.name in recorded
+        and (journal.strikes(task.name) >= task.max_attempts or recorded[task.name].attempts >= task.max_attempts + FREE_ATTEMPTS)
+    ]
+    if exhausted:
+        with journal.transaction() as writer:
+            writer.set_meta(ANOTHER_ROUND, json.dumps(exhausted))
+        log.info("%d failed tasks will be tried again at the next start", len(exhausted))
+
+
+def give_another_round(journal: Journal) -> None:
+    """Let those tasks begin anew: the user has started again, so what made them fail should be mended."""
+    names = json.loads(journal.meta(ANOTHER_ROUND) or "[]")
+    if not names:
+        return
+    generation = int(journal.meta("generation") or 0)
+    with journal.transaction() as writer:
+        writer.set_meta("generation", str(generation + 1))  # the names of the jobs must be new ones
+        writer.set_meta(ANOTHER_ROUND, "[]")
+        for name in names:
+            writer.forget_task(name)
+            writer.event("anew", f"{name}: out of attempts when its stage stopped the workflow; it is tried again")
+    log.info("%d tasks that had failed are tried again", len(names))
 
 
 @contextmanager
