@@ -99,7 +99,8 @@ class InitialDataStage(Stage):
                         f"param.json: {key}",
                         f"{path} was added, or its content changed, after the campaign's data sets were made in {self.folder}; "
                         "they are fixed, and it would be ignored",
-                        "undo the change, or begin in another folder (the labels so far can be init_data there: pwact-like gather_pwdata)",
+                        "undo the change, or begin in another folder (the labels so far can be init_data there: pwact-like gather_pwdata); "
+                        "while nothing was trained yet, removing dataset and iter.0000 is enough",
                     )
                 )
         if problems:
