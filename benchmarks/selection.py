@@ -56,10 +56,8 @@ def select_all(folder: Path, trajectories: int, frames: int) -> None:
     write_csvs(folder, pool, classes, choice)
     end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        parts = f"read {read - begin:.2f}, choose {chosen - read:.2f}, write {end - chosen:.2f}"
-        print(f"ours: {len(pool.values)} frames in {end - begin:.2f} s ({parts})")
-    )
+    parts = f"read {read - begin:.2f}, choose {chosen - read:.2f}, write {end - chosen:.2f}"
+    print(f"ours: {len(pool.values)} frames in {end - begin:.2f} s ({parts})")
     print(f"peak memory of the whole process {peak:.0f} MB")
 
 
