@@ -5,14 +5,45 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from pwact_like.config.base import Int, NonNegativeInt, PositiveInt, Settings, Strings
+from pwact_like.config.base import Float, Fraction, Int, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, Strings
+from pwact_like.config.sbatch import MEMORY, TIME, owned_option, value_of
 
-OWNED_OPTIONS = ("job-name", "comment", "output", "error", "chdir", "array", "requeue", "no-requeue", "parsable", "signal", "wait")
-_OWNED_SHORT = {"-J": "job-name", "-o": "output", "-e": "error", "-D": "chdir", "-a": "array", "-W": "wait"}
-_TIME = re.compile(r"(\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+(:\d+)?)?)")
-_MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
+SIZES_HELP = 'give e.g. "8G", or a number of MB'
+
+
+class Retry(Settings):
+    """What follows when an attempt fails."""
+
+    attempts: PositiveInt = Field(
+        default=3, description="Attempts that may fail by their own fault before the task is set aside; node failures do not count."
+    )
+    memory_factor: Float = Field(
+        default=2.0, ge=1.0, description="After running out of memory: so many times the memory (1: the task is set aside)."
+    )
+    memory_max: str | None = Field(default=None, description="Never more memory a node than this, e.g. `180G`.")
+    time_factor: Float = Field(
+        default=2.0,
+        ge=1.0,
+        description="After running out of time, for what cannot go on from a checkpoint: so many times the time limit, as far as the "
+        "partition allows (1: the task is set aside).",
+    )
+    exclude_nodes: bool = Field(default=True, description="Leave out nodes that failed under the task.")
+
+    @field_validator("memory_max", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return _size(value)
+
+
+def _size(value: Any) -> Any:
+    if value is None:
+        return None
+    text = str(value).strip()
+    if isinstance(value, bool) or not MEMORY.fullmatch(text):
+        raise ValueError(f"{value!r} is no amount of memory: {SIZES_HELP}")
+    return text.rstrip("bB").upper()
 
 
 class ResourceSection(Settings):
@@ -34,6 +65,12 @@ class ResourceSection(Settings):
     env_list: Strings = Field(default=(), description="Shell lines, verbatim.")
     time: str | None = Field(default=None, description="Time limit of a job in Slurm's forms (minutes, H:M:S, D-H:M:S).")
     memory: str | None = Field(default=None, description="Memory a node, e.g. `8G`; a bare number is MB.")
+    retry: Retry = Field(default=Retry(), description="What follows when an attempt fails.")
+    enough: Fraction = Field(
+        default=1.0,
+        description="Share of a stage's tasks that is enough: stragglers are cancelled and count as failed (1: wait for all).",
+    )
+    straggler_wait_s: NonNegativeFloat = Field(default=600.0, description="Seconds that the stragglers get once enough tasks are done.")
 
     @field_validator("group_size")
     @classmethod
@@ -72,28 +109,21 @@ class ResourceSection(Settings):
         if value is None:
             return None
         text = str(value).strip()
-        if isinstance(value, bool) or not _TIME.fullmatch(text):
+        if isinstance(value, bool) or not TIME.fullmatch(text):
             raise ValueError(f"{value!r} is no time limit: give minutes, or H:M:S, or D-H:M:S")
         return text
 
     @field_validator("memory", mode="before")
     @classmethod
     def _memory(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        text = str(value).strip()
-        if isinstance(value, bool) or not _MEMORY.fullmatch(text):
-            raise ValueError(f'{value!r} is no amount of memory: give e.g. "8G", or a number of MB')
-        return text.rstrip("bB").upper()
+        return _size(value)
 
-
-def owned_option(flag: str) -> str:
-    """Long name of the option that a flag sets if pwact_like owns it, else "" (sbatch accepts unique prefixes of long names)."""
-    word = re.split(r"[=\s]", flag, maxsplit=1)[0]
-    if word.startswith("--"):
-        name = word[2:].lower()
-        return next((owned for owned in OWNED_OPTIONS if len(name) >= 2 and owned.startswith(name)), "")
-    return _OWNED_SHORT.get(word[:2], "")
+    @model_validator(mode="after")
+    def _once_only(self) -> ResourceSection:
+        for key, options in (("time", ("--time", "-t")), ("memory", ("--mem",))):
+            if getattr(self, key) is not None and value_of(self.custom_flags, *options) is not None:
+                raise ValueError(f"both {key!r} and {options[0]} in custom_flags are given: leave one of them out")
+        return self
 
 
 class Resource(Settings):
@@ -103,6 +133,18 @@ class Resource(Settings):
         default="auto", description="auto (Slurm if it is there and answers, else local), local or slurm. Without resource.json: local."
     )
     max_jobs: PositiveInt | None = Field(default=None, description="At most so many jobs at a time.")
+    poll_s: PositiveFloat | None = Field(
+        default=None,
+        description="Shortest pause in seconds between two looks at the jobs; it grows to six times this while nothing changes "
+        "(default: 10 with Slurm).",
+    )
+    grace_s: NonNegativeFloat | None = Field(
+        default=None,
+        description="Seconds that a job's files may show late after its end, as on network file systems (default: 60 with Slurm).",
+    )
+    slurm_timeout_s: PositiveFloat = Field(
+        default=60.0, description="Seconds after which a command of Slurm that does not answer is given up (it is asked again)."
+    )
     train: ResourceSection | None = Field(default=None, description="Training.")
     explore: ResourceSection | None = Field(default=None, description="MD.")
     dft: ResourceSection | None = Field(default=None, description="Labelling (`DFT`).")

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from pwact_like.errors import DataError, FencedError
 from pwact_like.jobs.lock import MasterLock
-from pwact_like.jobs.rows import AttemptRow, JobRow, TaskRow, attempt_row, job_row, task_row
-from pwact_like.jobs.types import AttemptState, EndCause, TaskState
+from pwact_like.jobs.rows import NO_ASKS, AttemptRow, JobRow, TaskRow, asks_text, attempt_row, job_row, task_row
+from pwact_like.jobs.types import Asks, AttemptState, EndCause, TaskState
 
 JOURNAL_NAME = "journal.sqlite"
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -34,16 +34,21 @@ CREATE TABLE IF NOT EXISTS attempts (
     task TEXT NOT NULL REFERENCES tasks (name), number INTEGER NOT NULL, state TEXT NOT NULL, job TEXT NOT NULL DEFAULT '',
     env TEXT NOT NULL DEFAULT '{}', cause TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
     strike INTEGER NOT NULL DEFAULT 0, accepting TEXT, planned REAL NOT NULL, submitted REAL, ended REAL,
+    asks TEXT NOT NULL DEFAULT '{}', node TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (task, number)
 );
 CREATE INDEX IF NOT EXISTS attempts_job ON attempts (job);
 CREATE TABLE IF NOT EXISTS jobs (
     name TEXT PRIMARY KEY, state TEXT NOT NULL, scheduler_id TEXT, section TEXT NOT NULL, script_sha256 TEXT NOT NULL,
-    cause TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', intended REAL NOT NULL, submitted REAL, ended REAL
+    cause TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', intended REAL NOT NULL, submitted REAL, ended REAL,
+    node TEXT NOT NULL DEFAULT '', said TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL);
 """
+
+# columns of schema 2 that a journal of schema 1 gets when it is opened
+_ADDED = (("attempts", "asks", "'{}'"), ("attempts", "node", "''"), ("jobs", "node", "''"), ("jobs", "said", "''"))
 
 
 class Journal:
@@ -69,6 +74,10 @@ class Journal:
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.execute("PRAGMA foreign_keys=ON")
                 self._connection.executescript(_SCHEMA)
+                for table, column, default in _ADDED:
+                    present = {row["name"] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+                    if column not in present:
+                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT {default}")
             self._open()
         except BaseException:
             self._connection.close()
@@ -186,9 +195,9 @@ class Journal:
                         f"{stored} into {self._lock.folder / 'epoch'} and start again"
                     )
                 version = self._meta("schema") or SCHEMA_VERSION
-                if version != SCHEMA_VERSION:
+                if version not in ("1", SCHEMA_VERSION):
                     raise DataError(f"{self.path}: written by another version of pwact_like (schema {version}, mine is {SCHEMA_VERSION})")
-                Writer(self._connection).set_meta("schema", version)
+                Writer(self._connection).set_meta("schema", SCHEMA_VERSION)
                 if self._meta("uid") is None:
                     Writer(self._connection).set_meta("uid", uuid.uuid4().hex)
                 Writer(self._connection).set_meta("epoch", str(self._lock.epoch))
@@ -243,11 +252,11 @@ class Writer:
         self._connection.execute("DELETE FROM attempts WHERE task = ?", (name,))
         self._connection.execute("DELETE FROM tasks WHERE name = ?", (name,))
 
-    def plan_attempt(self, task: str, number: int, env: Mapping[str, str]) -> None:
+    def plan_attempt(self, task: str, number: int, env: Mapping[str, str], asks: Asks = NO_ASKS) -> None:
         """Record the next attempt of a task, not yet in a job."""
         self._connection.execute(
-            "INSERT INTO attempts (task, number, state, env, planned) VALUES (?, ?, ?, ?, ?)",
-            (task, number, AttemptState.PLANNED, json.dumps(dict(env)), time.time()),
+            "INSERT INTO attempts (task, number, state, env, asks, planned) VALUES (?, ?, ?, ?, ?, ?)",
+            (task, number, AttemptState.PLANNED, json.dumps(dict(env)), asks_text(asks), time.time()),
         )
         self._connection.execute("UPDATE tasks SET attempts = ? WHERE name = ?", (number, task))
 
@@ -278,16 +287,20 @@ class Writer:
             (AttemptState.QUEUED, time.time(), job, AttemptState.SUBMITTING),
         )
 
-    def job_state(self, job: str, state: AttemptState) -> None:
-        """Record that a job was seen queued, running, or unknown to the scheduler."""
-        self._connection.execute("UPDATE jobs SET state = ? WHERE name = ?", (state, job))
+    def job_state(self, job: str, state: AttemptState, node: str = "", said: str = "", reason: str = "") -> None:
+        """Record that a job was seen queued, running, or unknown to the scheduler, where, and in which words."""
+        self._connection.execute(
+            "UPDATE jobs SET state = ?, node = CASE ? WHEN '' THEN node ELSE ? END, said = ?, reason = ? WHERE name = ?",
+            (state, node, node, said, reason, job),
+        )
         self._connection.execute("UPDATE attempts SET state = ? WHERE job = ? AND state IN ('queued', 'running', 'unknown')", (state, job))
 
-    def job_ended(self, job: str, cause: EndCause, reason: str) -> None:
+    def job_ended(self, job: str, cause: EndCause, reason: str, node: str = "", said: str = "") -> None:
         """Record that a job has ended and nothing more is expected of it."""
         self._connection.execute(
-            "UPDATE jobs SET state = ?, cause = ?, reason = ?, ended = ? WHERE name = ?",
-            (AttemptState.ENDED, cause, reason, time.time(), job),
+            "UPDATE jobs SET state = ?, cause = ?, reason = ?, ended = ?, node = CASE ? WHEN '' THEN node ELSE ? END, said = ? "
+            "WHERE name = ?",
+            (AttemptState.ENDED, cause, reason, time.time(), node, node, said, job),
         )
 
     def accepting(self, task: str, number: int, names: Sequence[str], note: str) -> None:
@@ -306,11 +319,11 @@ class Writer:
         )
         self._connection.execute("UPDATE tasks SET state = ?, ended = ? WHERE name = ?", (TaskState.ACCEPTED, time.time(), task))
 
-    def rejected(self, task: str, number: int, cause: EndCause, reason: str, strike: bool) -> None:
+    def rejected(self, task: str, number: int, cause: EndCause, reason: str, strike: bool, node: str = "") -> None:
         """Record a failed attempt."""
         self._connection.execute(
-            "UPDATE attempts SET state = ?, cause = ?, reason = ?, strike = ?, ended = ? WHERE task = ? AND number = ?",
-            (AttemptState.REJECTED, cause, reason, int(strike), time.time(), task, number),
+            "UPDATE attempts SET state = ?, cause = ?, reason = ?, strike = ?, ended = ?, node = ? WHERE task = ? AND number = ?",
+            (AttemptState.REJECTED, cause, reason, int(strike), time.time(), node, task, number),
         )
 
     def failed(self, task: str, reason: str) -> None:

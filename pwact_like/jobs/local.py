@@ -22,7 +22,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -32,7 +32,7 @@ from pwact_like.crashpoints import KILL_AT_VARIABLE
 from pwact_like.errors import DataError
 from pwact_like.jobs.process import ProcessId, boot_id, host_name, is_alive, is_elsewhere, job_members, send_signal
 from pwact_like.jobs.script import TEMPLATES, read_needs
-from pwact_like.jobs.types import Answer, EndCause, JobView, NoAnswer, Refused, Submitted, SubmitUnknown
+from pwact_like.jobs.types import Answer, EndCause, JobRequest, JobView, NoAnswer, Pace, Refused, Submitted, SubmitUnknown
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class LocalScheduler:
     """
 
     name = "local"
+    pace = Pace()
 
     def __init__(self, folder: Path, cores: int | None = None, gpus: Iterable[str] | None = None) -> None:
         self.folder = folder
@@ -84,6 +85,10 @@ class LocalScheduler:
         self._waiting: dict[str, QueueEntry] = {}
         self._running: dict[str, QueueEntry] = {}
         self._look_at_disk()
+
+    def header(self, request: JobRequest) -> tuple[str, ...]:
+        """Bash needs none."""
+        return ()
 
     def submit(self, script: Path, name: str) -> Submitted | Refused | SubmitUnknown:
         """Put a job into the queue, and start it if there is room. The id is the name."""
@@ -119,9 +124,13 @@ class LocalScheduler:
         """Look for a job by its name, ended ones too."""
         return self.query([name])
 
-    def cancel(self, ids: Iterable[str]) -> None:
-        """End jobs with all their processes: SIGTERM, then SIGKILL. Queued ones never start."""
-        doomed = [name for name in ids if self._is_submitted(name) and not self._has_exit(name)]
+    def look_back(self, jobs: Mapping[str, str]) -> Answer | NoAnswer:
+        """Nothing: what the folders do not tell, nobody knows."""
+        return Answer({})
+
+    def cancel(self, jobs: Iterable[str]) -> None:
+        """End jobs (ids are names here) with all their processes: SIGTERM, then SIGKILL. Queued ones never start."""
+        doomed = [name for name in jobs if self._is_submitted(name) and not self._has_exit(name)]
         for name in doomed:
             fsio.write_text(self.folder / name / "cancelled", f"{time.time():.3f}\n")
             self._forbid_start(name)

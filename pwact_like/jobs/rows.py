@@ -5,9 +5,22 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from pwact_like.jobs.types import AttemptState, TaskState
+from pwact_like.jobs.types import Asks, AttemptState, TaskState
+
+NO_ASKS = Asks()
+
+
+def asks_text(asks: Asks) -> str:
+    """What an attempt asks for, as JSON; only what differs from nothing."""
+    return json.dumps({name: value for name, value in asdict(asks).items() if value})
+
+
+def read_asks(text: str) -> Asks:
+    """What was recorded by `asks_text`."""
+    stored = json.loads(text)
+    return Asks(stored.get("memory_mb"), stored.get("time_s"), tuple(stored.get("exclude", ())))
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,8 @@ class AttemptRow:
     """An attempt as recorded.
 
     ``accepting`` holds the names being renamed into the task's folder once the attempt was found good: an
-    interrupted acceptance is completed from it. ``strike`` says whether it counts against ``max_attempts``.
+    interrupted acceptance is completed from it. ``strike`` says whether it counts against ``max_attempts``. Times are
+    seconds since 1970.
     """
 
     task: str
@@ -41,11 +55,19 @@ class AttemptRow:
     reason: str
     strike: bool
     accepting: tuple[str, ...] | None
+    asks: Asks
+    node: str
+    planned: float
+    submitted: float | None
+    ended: float | None
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job as recorded; ``scheduler_id`` is None between the intent and the scheduler's answer."""
+    """A job as recorded; ``scheduler_id`` is None between the intent and the scheduler's answer.
+
+    ``said`` and ``reason`` are the scheduler's last words on its state. Times are seconds since 1970.
+    """
 
     name: str
     state: AttemptState
@@ -54,6 +76,11 @@ class JobRow:
     script_sha256: str
     cause: str
     reason: str
+    node: str
+    said: str
+    intended: float
+    submitted: float | None
+    ended: float | None
 
 
 def task_row(row: sqlite3.Row) -> TaskRow:
@@ -82,6 +109,11 @@ def attempt_row(row: sqlite3.Row) -> AttemptRow:
         reason=row["reason"],
         strike=bool(row["strike"]),
         accepting=None if row["accepting"] is None else tuple(json.loads(row["accepting"])),
+        asks=read_asks(row["asks"]),
+        node=row["node"],
+        planned=row["planned"],
+        submitted=row["submitted"],
+        ended=row["ended"],
     )
 
 
@@ -95,4 +127,9 @@ def job_row(row: sqlite3.Row) -> JobRow:
         script_sha256=row["script_sha256"],
         cause=row["cause"],
         reason=row["reason"],
+        node=row["node"],
+        said=row["said"],
+        intended=row["intended"],
+        submitted=row["submitted"],
+        ended=row["ended"],
     )

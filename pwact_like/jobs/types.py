@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pwact_like.outcome import Outcome, TaskFiles
+
+if TYPE_CHECKING:
+    from pwact_like.config.resource import ResourceSection
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,22 @@ class SubmitUnknown:
 class JobView:
     """One job as the scheduler shows it.
 
-    ``alive`` is False only when the scheduler itself says that the job has ended, with ``cause``.
+    Attributes
+    ----------
+    alive
+        False only when the scheduler itself says that the job has ended, with ``cause``.
+    reason
+        Why it waits, or how it ended, in the scheduler's words.
+    node
+        Where it runs or ran; "" before that.
+    said
+        The scheduler's own word for the state (``PENDING``, ``COMPLETING``), "" when it has none.
+    since
+        Since when it is in this state (seconds since 1970), as far as the scheduler tells.
+    stuck
+        It waits for something that will not come by itself (a time limit above the partition's, say).
+    memory_mb
+        The memory a node that it was given, as far as the scheduler tells.
     """
 
     id: str
@@ -130,6 +148,10 @@ class JobView:
     cause: EndCause = EndCause.UNKNOWN
     reason: str = ""
     node: str = ""
+    said: str = ""
+    since: float | None = None
+    stuck: bool = False
+    memory_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,10 +168,61 @@ class NoAnswer:
     text: str
 
 
+@dataclass(frozen=True)
+class Asks:
+    """What an attempt asks of the scheduler beyond its section of resource.json, because of how earlier attempts ended.
+
+    Attributes
+    ----------
+    memory_mb
+        Memory a node, in place of the section's.
+    time_s
+        Time limit in seconds, in place of the section's.
+    exclude
+        Nodes that failed under it.
+    """
+
+    memory_mb: int | None = None
+    time_s: int | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a scheduler needs to know to write its lines into a job's script."""
+
+    name: str
+    section: ResourceSection
+    asks: Asks = Asks()
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a scheduler likes to be asked.
+
+    Attributes
+    ----------
+    poll_s
+        Shortest and longest pause between two rounds of questions; it grows while nothing changes.
+    grace_s
+        How long a job's marker or outputs may come late after the scheduler said that it is over.
+    submissions
+        How many jobs may be submitted at the same time.
+    """
+
+    poll_s: tuple[float, float] = (0.05, 0.5)
+    grace_s: float = 1.0
+    submissions: int = 1
+
+
 class Scheduler(Protocol):
     """What the dispatcher needs of a scheduler. An empty answer and no answer are different types."""
 
     name: str
+    pace: Pace
+
+    def header(self, request: JobRequest) -> tuple[str, ...]:
+        """Lines of the job script right after its first one (``#SBATCH …``); a pure function of the request."""
 
     def submit(self, script: Path, name: str) -> Submitted | Refused | SubmitUnknown:
         """Submit a script under a job name that is unique in the world."""
@@ -160,5 +233,25 @@ class Scheduler(Protocol):
     def find(self, name: str) -> Answer | NoAnswer:
         """Find a job by its name, finished ones too (keys of the answer: ids)."""
 
-    def cancel(self, ids: Iterable[str]) -> None:
-        """End these jobs; unknown ids are not an error."""
+    def look_back(self, jobs: Mapping[str, str]) -> Answer | NoAnswer:
+        """Look in the scheduler's long memory (accounting) for jobs that ``query`` no longer knows.
+
+        Parameters
+        ----------
+        jobs
+            Name by id. A scheduler without such a memory gives an empty answer.
+        """
+
+    def cancel(self, jobs: Mapping[str, str]) -> None:
+        """End these jobs, each only if it still has this name; unknown ones are not an error.
+
+        Parameters
+        ----------
+        jobs
+            Name by id.
+
+        Raises
+        ------
+        SchedulerError
+            When the scheduler does not answer: the jobs may still run.
+        """

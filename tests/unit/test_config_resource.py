@@ -5,7 +5,8 @@ from config_files import changed, run_files, write
 
 from pwact_like.config.engines_known import canonical, engine_of_command
 from pwact_like.config.load import load_run
-from pwact_like.config.resource import ResourceSection, owned_option
+from pwact_like.config.resource import ResourceSection
+from pwact_like.config.sbatch import owned_option
 from pwact_like.errors import InputError
 
 
