@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 KILL_AT_VARIABLE = "PWACT_LIKE_KILL_AT"
 
@@ -27,6 +28,7 @@ NAMES = (
 )
 
 _passages: dict[str, int] = {}
+_counting = threading.Lock()  # jobs are submitted by several threads
 
 
 def reach(name: str) -> None:
@@ -37,6 +39,7 @@ def reach(name: str) -> None:
     wanted_name, _, count = wanted.partition(":")
     if wanted_name != name:
         return
-    _passages[name] = _passages.get(name, 0) + 1
-    if _passages[name] >= int(count or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    with _counting:
+        _passages[name] = _passages.get(name, 0) + 1
+        if _passages[name] >= int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -11,6 +11,8 @@
     ├── FencedError                4   this master lost its lock to another one
     ├── JobError                   1   a task failed for good and nothing can go on without it
     ├── SchedulerError             1   the scheduler refused for good
+    ├── OutOfTimeError             75  a program ends at its job's time limit, with a checkpoint (EX_TEMPFAIL of sysexits.h)
+    ├── InProgress                 0   ``--once``: nothing more can be done before some job moves
     └── StopRequested              128 + signal: the user or the system asked the master to end
 
 Every message says what happened, where (file and place), and what to do about it.
@@ -105,6 +107,27 @@ class JobError(PwactLikeError):
 
 class SchedulerError(PwactLikeError):
     """The scheduler refused for good, or cannot be used."""
+
+
+class OutOfTimeError(PwactLikeError):
+    """A program's job is about to reach its time limit; what was done is in a checkpoint."""
+
+    exit_status = 75
+
+
+class InProgress(PwactLikeError):
+    """With ``--once``: everything that can be done now is done; jobs are under way."""
+
+    exit_status = 0
+
+    def __init__(self, jobs: int, pending: int) -> None:
+        self.jobs, self.pending = jobs, pending
+        waiting = f", {pending} tasks wait for their turn" * bool(pending)
+        super().__init__(f"{jobs} job{'s' * (jobs != 1)} under way{waiting}; give the same command again later")
+
+    def __reduce__(self) -> tuple[type[InProgress], tuple[int, int]]:
+        """Pickle with the counts."""
+        return type(self), (self.jobs, self.pending)
 
 
 class StopRequested(PwactLikeError):

@@ -12,6 +12,7 @@ OWNED_OPTIONS = (
     "output",
     "error",
     "chdir",
+    "open-mode",
     "array",
     "requeue",
     "no-requeue",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +29,42 @@ def exit_status(task: Task, number: int) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return int(text)
-    except ValueError:
+        return int(text.split(maxsplit=1)[0])
+    except (ValueError, IndexError):
         return -1  # never by our script, whose marker is renamed in whole: counts as a failure
+
+
+def was_warned(task: Task, number: int) -> bool:
+    """Whether the attempt failed after the scheduler's warning that the time limit is near (its script says so in the marker)."""
+    try:
+        return "time limit" in (attempt_folder(task, number) / "exit").read_text()
+    except OSError:
+        return False
+
+
+def has_progressed(task: Task, number: int) -> bool:
+    """Whether the attempt left a checkpoint that is another one than it began with."""
+    for name in task.files.carry:
+        path = attempt_folder(task, number) / name
+        if not path.is_file():
+            continue
+        before = next((old for n in range(number - 1, 0, -1) if (old := attempt_folder(task, n) / name).is_file()), None)
+        if before is None or not filecmp.cmp(path, before, shallow=False):
+            return True
+    return False
 
 
 def was_claimed(task: Task, number: int) -> bool:
     """Whether a job has begun this attempt."""
     return (attempt_folder(task, number) / "claim").exists()
+
+
+def has_claim(job_folder: Path) -> bool:
+    """Whether the script of a job has begun; the folder is listed, so that a network file system looks at it again."""
+    try:
+        return any(entry.name == "claim" for entry in os.scandir(job_folder))
+    except OSError:
+        return False
 
 
 def last_attempt_on_disk(task: Task) -> int:

@@ -15,23 +15,25 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pwact_like.crashpoints import reach
-from pwact_like.errors import DataError
+from pwact_like.errors import DataError, InProgress, SchedulerError
 from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs import group
 from pwact_like.jobs.clock import Clock, SystemClock
-from pwact_like.jobs.journal import Journal, Writer
+from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.plan import InFlight, Job, Plan, open_plan
+from pwact_like.jobs.record import Recorder
+from pwact_like.jobs.rows import JobShown
 from pwact_like.jobs.script import Work
 from pwact_like.jobs.signals import StopFlag
 from pwact_like.jobs.submit import BATCH, Submitter
 from pwact_like.jobs.types import AttemptState, EndCause, Judge, Scheduler, Task, TaskResult
-from pwact_like.jobs.verdict import Bad, Good, Verdict, judge_attempt, lost_attempt, may_try_again
+from pwact_like.jobs.verdict import KILLED, Verdict, judge_attempt, lost_attempt
 from pwact_like.jobs.watch import Watch
 
 if TYPE_CHECKING:
@@ -56,9 +58,10 @@ class Dispatcher:
     on_tick
         Called after every tick (status snapshot, heartbeat).
     poll_s
-        Shortest and longest pause between two ticks: it grows while nothing changes.
+        Shortest and longest pause between two ticks: it grows while nothing changes. None: as resource.json, or else the
+        scheduler, says.
     grace_s
-        How long a marker or an output may come late after the scheduler said that the job is over.
+        How long a marker or an output may come late after the scheduler said that the job is over; None likewise.
     """
 
     def __init__(
@@ -73,8 +76,8 @@ class Dispatcher:
         clock: Clock | None = None,
         on_tick: Callable[[], None] | None = None,
         stop: StopFlag | None = None,
-        poll_s: tuple[float, float] = (0.05, 0.5),
-        grace_s: float = 1.0,
+        poll_s: tuple[float, float] | None = None,
+        grace_s: float | None = None,
     ) -> None:
         self.state_dir = state_dir
         self.work_dir = work_dir
@@ -85,20 +88,29 @@ class Dispatcher:
         self.clock = clock or SystemClock()
         self.stop = stop or StopFlag()
         self._on_tick = on_tick
-        self._poll_s = poll_s
-        self._grace_s = grace_s
+        self._pace = (poll_s, grace_s)
         self._plan = Plan()
         self._judge: Judge | None = None
         self._watch = Watch(scheduler, journal, self.clock)
         self._submitter = Submitter(state_dir / JOBS_FOLDER, journal, scheduler, resource, campaign, self.clock, self.stop)
+        self._recorder = Recorder(self._plan, journal, scheduler, resource, state_dir / JOBS_FOLDER)
+        self._enough_since: float | None = None
+        self._jitter = random.Random()  # noqa: S311 - spreads the questions of many masters, no secret
 
-    def run(self, tasks: Sequence[Task], judge: Judge) -> dict[str, TaskResult]:
+    def run(self, tasks: Sequence[Task], judge: Judge, once: bool = False) -> dict[str, TaskResult]:
         """Drive these tasks to their end; results by task name.
+
+        Parameters
+        ----------
+        once
+            Do what can be done now, and do not wait for jobs.
 
         Raises
         ------
         StopRequested
             After the tick in which a stop was asked for; jobs stay.
+        InProgress
+            With ``once``: nothing more can be done before some job moves.
         InputError
             A task whose inputs changed since it was begun, a section that is missing, shell that bash cannot parse.
         SchedulerError
@@ -108,7 +120,8 @@ class Dispatcher:
         """
         with _disk_errors():
             self.begin(tasks, judge)
-            pause_s = self._poll_s[0]
+            shortest, longest = self.poll_s
+            pause_s = shortest
             while True:
                 changed = self.tick()
                 if self._on_tick is not None:
@@ -116,8 +129,10 @@ class Dispatcher:
                 if self.done:
                     return self.results()
                 self.stop.check()
-                pause_s = self._poll_s[0] if changed else min(pause_s * 1.5, self._poll_s[1])
-                self.clock.wait(pause_s, self.stop)
+                if once and not changed and self.is_settled:
+                    raise InProgress(len(self._plan.jobs), len(self._plan.pending))
+                pause_s = shortest if changed else min(pause_s * 1.5, longest)
+                self.clock.wait(pause_s * self._jitter.uniform(0.9, 1.0), self.stop)
                 self.stop.check()
 
     def begin(self, tasks: Sequence[Task], judge: Judge) -> None:
@@ -125,6 +140,52 @@ class Dispatcher:
         self._judge = judge
         group.check_work([Work(task, 1) for task in tasks], self.resource)
         self._plan = open_plan(self.journal, tasks, self.work_dir)
+        self._recorder = Recorder(self._plan, self.journal, self.scheduler, self.resource, self.state_dir / JOBS_FOLDER)
+        self._enough_since = None
+
+    def use(self, resource: Resource) -> None:
+        """Go on with another resource.json: it counts for what is not submitted yet.
+
+        Raises
+        ------
+        InputError
+            Shell that bash cannot parse; then nothing is changed.
+        """
+        group.check_work([Work(task, 1) for task in self._plan.tasks.values()], resource)
+        self.resource = self._submitter.resource = self._recorder.resource = resource
+
+    @property
+    def poll_s(self) -> tuple[float, float]:
+        """Shortest and longest pause between two ticks."""
+        if self._pace[0] is not None:
+            return self._pace[0]
+        shortest, longest = self.scheduler.pace.poll_s
+        if self.resource.poll_s is not None:
+            # at most what the scheduler can stand: a cluster forgets finished jobs
+            shortest, longest = min(self.resource.poll_s, longest), min(6 * self.resource.poll_s, longest)
+        return shortest, longest
+
+    @property
+    def grace_s(self) -> float:
+        """How long a marker or an output may come late."""
+        given = self._pace[1] if self._pace[1] is not None else self.resource.grace_s
+        return self.scheduler.pace.grace_s if given is None else given
+
+    @property
+    def silent(self) -> bool:
+        """Whether the scheduler left the last question without an answer."""
+        return self._watch.silent
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits for a second look: every job in flight is with the scheduler, alive."""
+        return not self._watch.silent and all(
+            job.id is not None
+            and not job.absent
+            and job.gone_since is None
+            and all(item.marker_since is None for item in job.inside.values())
+            for job in self._plan.jobs.values()
+        )
 
     @property
     def done(self) -> bool:
@@ -147,7 +208,25 @@ class Dispatcher:
 
     def dry_run(self, tasks: Sequence[Task]) -> list[Path]:
         """Write every script under ``state_dir/dry-run`` and submit nothing."""
-        return group.dry_run(tasks, self.resource, self.state_dir, self.campaign)
+        return group.dry_run(tasks, self.resource, self.state_dir, self.campaign, self.scheduler)
+
+    def job_rows(self) -> list[JobShown]:
+        """The jobs in flight, for the status snapshot."""
+        return [
+            JobShown(
+                name=job.name,
+                id=job.id,
+                section=job.work[0].task.section,
+                state=job.state,
+                said=job.view.said if job.view else "",
+                reason=job.view.reason if job.view else job.reason,
+                node=job.node,
+                since=job.view.since if job.view else None,
+                tasks=len(job.inside),
+                stuck=bool(job.view and job.view.alive and job.view.stuck),
+            )
+            for job in self._plan.jobs.values()
+        ]
 
     def tick(self) -> bool:
         """One round: ask, judge, give up, submit; True when anything changed."""
@@ -155,11 +234,16 @@ class Dispatcher:
         changed = self._watch.ask(self._plan.jobs.values()) or changed
         changed = self._harvest() or changed
         changed = self._give_up() or changed
-        return self._submitter.submit(self._plan) or changed
+        changed = self._leave_stragglers() or changed
+        changed = self._submitter.submit(self._plan) or changed
+        while self._submitter.beyond_reach:
+            self._recorder.beyond_reach(*self._submitter.beyond_reach.pop())
+            changed = True
+        return changed
 
     def _find_unrecorded(self) -> bool:
         """Look up by name the jobs whose id was never recorded; those that never reached the scheduler go there now."""
-        changed, never_taken = self._watch.look_up(self._plan.jobs.values(), lambda job: (self._folder(job.name) / "claim").exists())
+        changed, never_taken = self._watch.look_up(self._plan.jobs.values(), lambda job: folder_of.has_claim(self._folder(job.name)))
         if never_taken and not self.stop.is_set:
             log.info("submitted again, as they never reached the scheduler: %s", ", ".join(job.name for job in never_taken))
             changed = self._submitter.hand_over(self._plan, never_taken) or changed
@@ -180,11 +264,11 @@ class Dispatcher:
                     continue
                 ended.append((item, verdict))
                 if len(ended) >= BATCH or self.stop.is_urgent:
-                    self._record(ended)
+                    self._recorder.record(ended)
                     ended = []
                     self.stop.safe_point()
                 changed = True
-        self._record(ended)
+        self._recorder.record(ended)
         return changed
 
     def _verdict(self, job: Job, item: InFlight) -> Verdict | None:
@@ -194,95 +278,61 @@ class Dispatcher:
         status = folder_of.exit_status(task, number)
         if status is None:
             return None
+        if status in KILLED and job.gone_since is None and job.state is not AttemptState.ENDED:
+            return None  # the system may have taken its memory: when the job is over the scheduler says so
         if status == 0 and folder_of.missing_outputs(task, number):
             # on a network file system the outputs may show after the marker
             folder_of.refresh(task, number)
             item.marker_since = item.marker_since if item.marker_since is not None else self.clock.monotonic()
-            if folder_of.missing_outputs(task, number) and self.clock.monotonic() - item.marker_since < self._grace_s:
+            if folder_of.missing_outputs(task, number) and self.clock.monotonic() - item.marker_since < self.grace_s:
                 return None
         if self._judge is None:
             return None
-        return judge_attempt(task, number, status, self._judge)
-
-    def _record(self, ended: Sequence[tuple[InFlight, Verdict]]) -> None:
-        """Record verdicts: rejections at once, acceptances around their renames."""
-        if not ended:
-            return
-        for item, verdict in ended:
-            if isinstance(verdict, Bad):
-                folder_of.refuse_full_disk(item.work.task)
-        good = [(item, verdict) for item, verdict in ended if isinstance(verdict, Good)]
-        with self.journal.transaction() as writer:
-            for item, verdict in ended:
-                if isinstance(verdict, Good):
-                    writer.accepting(item.work.task.name, item.work.number, verdict.names, verdict.note)
-                else:
-                    self._reject(writer, item, verdict)
-        for item, verdict in ended:
-            if isinstance(verdict, Bad):
-                self._plan.leave(item)
-        accepted = []
-        for item, verdict in good:
-            try:
-                folder_of.accept(item.work.task, item.work.number, verdict.names)
-                accepted.append((item, verdict))
-            except DataError as error:
-                with self.journal.transaction() as writer:
-                    self._reject(writer, item, Bad(str(error)))
-                self._plan.leave(item)
-        if accepted:
-            with self.journal.transaction() as writer:
-                for item, _ in accepted:
-                    writer.accepted(item.work.task.name, item.work.number)
-        for item, verdict in accepted:
-            reach("accepted")
-            self._plan.leave(item)
-            log.info("%s accepted%s", item.work.task.name, f": {verdict.note}" if verdict.note else "")
-        self._close_empty_jobs()
-
-    def _reject(self, writer: Writer, item: InFlight, verdict: Bad) -> None:
-        """Record a failed attempt, and what follows: another one, or the task's end."""
-        task, number = item.work.task, item.work.number
-        writer.rejected(task.name, number, verdict.cause, verdict.reason, verdict.strike)
-        if not verdict.final and may_try_again(task, number, self.journal.strikes(task.name)):
-            folder_of.remove_attempt_secrets(task, number)
-            following = Work(task, max(number, folder_of.last_attempt_on_disk(task)) + 1, {**item.work.env, **verdict.env})
-            writer.plan_attempt(task.name, following.number, following.env)
-            self._plan.pending.append(following)
-            log.warning("%s, attempt %d failed and is tried again: %s", task.name, number, verdict.reason)
-        else:
-            folder_of.remove_secrets(task)
-            writer.failed(task.name, verdict.reason)
-            log.error("%s failed after %d attempts: %s", task.name, number, verdict.reason)
-
-    def _close_empty_jobs(self) -> None:
-        empty = [job for job in self._plan.jobs.values() if not job.inside]
-        if not empty:
-            return
-        with self.journal.transaction() as writer:
-            for job in empty:
-                writer.job_ended(job.name, job.cause if job.state is AttemptState.ENDED else EndCause.COMPLETED, job.reason)
-                del self._plan.jobs[job.name]
+        return judge_attempt(task, number, status, self._judge, self._recorder.cause_of(job) if status != 0 else EndCause.UNKNOWN)
 
     def _give_up(self) -> bool:
         """Declare lost what is left of jobs that are gone and left no marker within the grace period."""
         changed = False
         for job in list(self._plan.jobs.values()):
-            if job.gone_since is None or self.clock.monotonic() - job.gone_since < self._grace_s:
+            if job.gone_since is None or self.clock.monotonic() - job.gone_since < self.grace_s:
                 continue
             for item in job.inside.values():
                 folder_of.refresh(item.work.task, item.work.number)
             if any(folder_of.exit_status(item.work.task, item.work.number) is not None for item in job.inside.values()):
                 continue  # a late marker: the next tick judges it
-            cause = EndCause.LOST if job.cause in (EndCause.COMPLETED, EndCause.UNKNOWN, EndCause.FAILED) else job.cause
+            cause = self._recorder.cause_of(job)
+            cause = EndCause.LOST if cause in (EndCause.COMPLETED, EndCause.UNKNOWN, EndCause.FAILED) else cause
             said = folder_of.diagnosis(self._folder(job.name) / "stderr")
             reason = f"job {job.name} ended without a word on this task: {job.reason or cause}" + f"; it said: {said}" * bool(said)
             did_nothing = not (job.judged or any(folder_of.was_claimed(work.task, work.number) for work in job.work))
-            self._record(
+            self._recorder.record(
                 [(item, lost_attempt(item.work.task, item.work.number, cause, reason, did_nothing)) for item in list(job.inside.values())]
             )
             changed = True
         return changed
+
+    def _leave_stragglers(self) -> bool:
+        """Go on without the last tasks once enough are done and the rest have had their time (``enough`` of resource.json)."""
+        plan = self._plan
+        if not plan.tasks or self.done:
+            return False
+        section = group.section_of(self.resource, next(iter(plan.tasks.values())))
+        if section.enough >= 1.0 or plan.accepted < section.enough * len(plan.tasks):
+            return False
+        if self._enough_since is None:
+            self._enough_since = self.clock.monotonic()
+            log.info("%d of %d tasks are done: the rest has %.0f s more", plan.accepted, len(plan.tasks), section.straggler_wait_s)
+        if self.clock.monotonic() - self._enough_since < section.straggler_wait_s:
+            return False
+        try:
+            self.scheduler.cancel({job.id: job.name for job in plan.jobs.values() if job.id is not None})
+        except SchedulerError as error:
+            log.warning("the stragglers stay for now: %s", error)
+            return False
+        works = [*plan.pending, *(item.work for job in plan.jobs.values() for item in job.inside.values())]
+        reason = f"a straggler: {plan.accepted} of {len(plan.tasks)} tasks were enough (`enough` of resource.json)"
+        self._recorder.give_up(works, reason, EndCause.CANCELLED)
+        return True
 
     def _folder(self, job: str) -> Path:
         return self.state_dir / JOBS_FOLDER / job

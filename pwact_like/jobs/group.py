@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pwact_like.errors import InputError, Problem
 from pwact_like.jobs.script import Work, check_shell, render_job
-from pwact_like.jobs.types import Task
+from pwact_like.jobs.types import Asks, JobRequest, Scheduler, Task
 
 if TYPE_CHECKING:
     from pwact_like.config.resource import Resource, ResourceSection
@@ -30,12 +30,12 @@ def section_of(resource: Resource, task: Task) -> ResourceSection:
 
 
 def groups(work: Sequence[Work], resource: Resource) -> list[list[Work]]:
-    """Share attempts out to jobs, group_size to a job (−1: all in one); a job has tasks of one section only."""
-    by_section: dict[str, list[Work]] = {}
+    """Share attempts out to jobs, group_size to a job (−1: all in one); a job has tasks of one section that ask for the same."""
+    alike: dict[tuple[str, Asks], list[Work]] = {}
     for item in work:
-        by_section.setdefault(item.task.section, []).append(item)
+        alike.setdefault((item.task.section, item.asks), []).append(item)
     shared = []
-    for items in by_section.values():
+    for items in alike.values():
         size = section_of(resource, items[0].task).group_size
         size = len(items) if size < 1 else size
         shared += [items[start : start + size] for start in range(0, len(items), size)]
@@ -54,9 +54,10 @@ def job_name(campaign: str, work: Sequence[Work], uid: str = "") -> str:
     return f"pwl-{readable[:40]}-{digest}-{max(item.number for item in work)}"
 
 
-def script_text(name: str, folder: Path, work: Sequence[Work], resource: Resource) -> str:
+def script_text(name: str, folder: Path, work: Sequence[Work], resource: Resource, scheduler: Scheduler) -> str:
     """Text of a job's script."""
-    return render_job(name, folder, work, section_of(resource, work[0].task))
+    section = section_of(resource, work[0].task)
+    return render_job(name, folder, work, section, scheduler.header(JobRequest(name, section, work[0].asks)))
 
 
 def write_script(path: Path, text: str) -> str:
@@ -89,7 +90,7 @@ def check_work(work: Sequence[Work], resource: Resource) -> None:
         raise InputError(problems)
 
 
-def dry_run(tasks: Sequence[Task], resource: Resource, state_dir: Path, campaign: str) -> list[Path]:
+def dry_run(tasks: Sequence[Task], resource: Resource, state_dir: Path, campaign: str, scheduler: Scheduler) -> list[Path]:
     """Write the script of every job that a first run would submit to ``state_dir/dry-run/NAME/job.sh``; submit nothing.
 
     The scripts are complete: started by hand under bash, one does the work of its job.
@@ -100,6 +101,6 @@ def dry_run(tasks: Sequence[Task], resource: Resource, state_dir: Path, campaign
     for items in groups(work, resource):
         name = job_name(campaign, items)
         folder = state_dir / DRY_RUN_FOLDER / name
-        write_script(folder / SCRIPT_NAME, script_text(name, folder, items, resource))
+        write_script(folder / SCRIPT_NAME, script_text(name, folder, items, resource, scheduler))
         paths.append(folder / SCRIPT_NAME)
     return paths

@@ -147,6 +147,12 @@ class Journal:
         """How many attempts of a task count against its ``max_attempts``."""
         return int(self._all("SELECT count(*) AS n FROM attempts WHERE task = ? AND strike", task)[0]["n"])
 
+    def misfortunes(self, task: str) -> int:
+        """How many attempts of a task failed by no fault of theirs; going on from a checkpoint, or a turn that never came, is none."""
+        unharmed = (EndCause.TIMEOUT, EndCause.NOT_BEGUN)
+        query = "SELECT count(*) AS n FROM attempts WHERE task = ? AND state = 'rejected' AND NOT strike AND cause NOT IN (?, ?)"
+        return int(self._all(query, task, *unharmed)[0]["n"])
+
     def has_judged(self, job: str) -> bool:
         """Whether any attempt of a job has come to its end."""
         return bool(self._all("SELECT 1 FROM attempts WHERE job = ? AND state IN ('accepted', 'rejected') LIMIT 1", job))
@@ -311,11 +317,11 @@ class Writer:
         )
         self._connection.execute("UPDATE tasks SET note = ? WHERE name = ?", (note, task))
 
-    def accepted(self, task: str, number: int) -> None:
+    def accepted(self, task: str, number: int, node: str = "") -> None:
         """Record that an attempt's outputs are in place: the task is done for good."""
         self._connection.execute(
-            "UPDATE attempts SET state = ?, cause = ? WHERE task = ? AND number = ?",
-            (AttemptState.ACCEPTED, EndCause.COMPLETED, task, number),
+            "UPDATE attempts SET state = ?, cause = ?, node = ? WHERE task = ? AND number = ?",
+            (AttemptState.ACCEPTED, EndCause.COMPLETED, node, task, number),
         )
         self._connection.execute("UPDATE tasks SET state = ?, ended = ? WHERE name = ?", (TaskState.ACCEPTED, time.time(), task))
 

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING
 
 from pwact_like import fsio
 from pwact_like.crashpoints import KILL_AT_VARIABLE
@@ -33,6 +34,9 @@ from pwact_like.errors import DataError
 from pwact_like.jobs.process import ProcessId, boot_id, host_name, is_alive, is_elsewhere, job_members, send_signal
 from pwact_like.jobs.script import TEMPLATES, read_needs
 from pwact_like.jobs.types import Answer, EndCause, JobRequest, JobView, NoAnswer, Pace, Refused, Submitted, SubmitUnknown
+
+if TYPE_CHECKING:
+    from pwact_like.config.resource import ResourceSection
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +117,14 @@ class LocalScheduler:
             log.info("job %s %s", name, note)
         self._start_what_fits()
         return Submitted(name)
+
+    def longest_s(self, section: ResourceSection) -> int | None:
+        """None: jobs here have no time limit."""
+        return None
+
+    def memory_mb(self, number: str) -> int | None:
+        """None: jobs here share the machine's memory."""
+        return None
 
     def query(self, ids: Iterable[str]) -> Answer | NoAnswer:
         """Look at jobs; ids that were never submitted are absent."""

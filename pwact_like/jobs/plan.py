@@ -15,7 +15,7 @@ from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.rows import AttemptRow, TaskRow
 from pwact_like.jobs.script import Work, attempt_folder
-from pwact_like.jobs.types import AttemptState, EndCause, Task, TaskState
+from pwact_like.jobs.types import Asks, AttemptState, EndCause, JobView, Task, TaskState
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ class InFlight:
 class Job:
     """A job in flight: what was in it, what is not judged yet, and what the scheduler last said of it.
 
-    ``judged`` says that some of its attempts came to an end: it has done something.
+    ``judged`` says that some of its attempts came to an end: it has done something. ``absent`` counts how often in sequence
+    the scheduler did not know it, ``looked_back`` says that its long memory was asked, too. ``view`` is what the scheduler
+    last showed of it.
     """
 
     name: str
@@ -47,18 +49,36 @@ class Job:
     state: AttemptState = AttemptState.SUBMITTING
     judged: bool = False
     absent: int = 0
+    looked_back: bool = False
     gone_since: float | None = None
     cause: EndCause = EndCause.UNKNOWN
     reason: str = ""
+    view: JobView | None = None
+
+    @property
+    def node(self) -> str:
+        """Where it runs or ran, "" as long as nobody said."""
+        return self.view.node if self.view else ""
+
+    @property
+    def ended_as(self) -> EndCause:
+        """The cause to record for its end; a job all of whose attempts were judged before it was seen to end has completed."""
+        return self.cause if self.state is AttemptState.ENDED else EndCause.COMPLETED
+
+    @property
+    def asks(self) -> Asks:
+        """What its attempts, all alike, ask of the scheduler."""
+        return self.work[0].asks
 
 
 @dataclass
 class Plan:
-    """Tasks by name, attempts that wait for a job, and jobs in flight by name."""
+    """Tasks by name, attempts that wait for a job, jobs in flight by name, and how many tasks are accepted."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     pending: list[Work] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
+    accepted: int = 0
 
     def put_into_jobs(self, shared: Mapping[str, Sequence[Work]]) -> list[Job]:
         """Move pending attempts into jobs of these names."""
@@ -192,19 +212,20 @@ def _take_up(journal: Journal, plan: Plan, live: Mapping[str, AttemptRow]) -> No
     first: list[Work] = []
     for name, task in plan.tasks.items():
         if rows[name].state is not None:
+            plan.accepted += rows[name].state is TaskState.ACCEPTED
             folder_of.remove_secrets(task)  # planning the stage again may have written them again
             continue
         row = live.get(name)
         if row is None:
             first.append(_next_work(journal, task, rows[name]))
         elif row.state is AttemptState.PLANNED or row.job not in jobs:
-            plan.pending.append(Work(task, row.number, row.env))
+            plan.pending.append(Work(task, row.number, row.env, row.asks))
         else:
-            in_job.setdefault(row.job, []).append(Work(task, row.number, row.env))
+            in_job.setdefault(row.job, []).append(Work(task, row.number, row.env, row.asks))
     if first:
         with journal.transaction() as writer:
             for work in first:
-                writer.plan_attempt(work.task.name, work.number, work.env)
+                writer.plan_attempt(work.task.name, work.number, work.env, work.asks)
         plan.pending += first
     for job in plan.put_into_jobs(in_job):
         job.id, job.state = jobs[job.name].scheduler_id, jobs[job.name].state
@@ -220,8 +241,8 @@ def _take_up(journal: Journal, plan: Plan, live: Mapping[str, AttemptRow]) -> No
 def _next_work(journal: Journal, task: Task, row: TaskRow) -> Work:
     """The next attempt; never with a number that a folder left by anyone already has (its marker is not ours)."""
     earlier = journal.attempts(task.name)
-    env = earlier[-1].env if earlier else {}
-    return Work(task, max(row.attempts, folder_of.last_attempt_on_disk(task)) + 1, env)
+    number = max(row.attempts, folder_of.last_attempt_on_disk(task)) + 1
+    return Work(task, number, earlier[-1].env, earlier[-1].asks) if earlier else Work(task, number)
 
 
 def _close_finished_jobs(journal: Journal, live: Mapping[str, AttemptRow], jobs: set[str]) -> None:

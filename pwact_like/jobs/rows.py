@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from pwact_like.jobs.types import Asks, AttemptState, TaskState
+from pwact_like.jobs.types import NO_ASKS, Asks, AttemptState, TaskState
 
-NO_ASKS = Asks()
+__all__ = ["NO_ASKS"]
 
 
 def asks_text(asks: Asks) -> str:
@@ -81,6 +81,26 @@ class JobRow:
     intended: float
     submitted: float | None
     ended: float | None
+
+
+@dataclass(frozen=True)
+class JobShown:
+    """A job in flight as ``status`` shows it.
+
+    ``state`` is ours, ``said`` the scheduler's own word; ``since`` in seconds since 1970; ``tasks`` counts those still
+    inside; ``stuck`` says that it waits for something that will not come by itself.
+    """
+
+    name: str
+    id: str | None
+    section: str
+    state: str
+    said: str
+    reason: str
+    node: str
+    since: float | None
+    tasks: int
+    stuck: bool
 
 
 def task_row(row: sqlite3.Row) -> TaskRow:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pwact_like
 from pwact_like.errors import InputError, Problem
-from pwact_like.jobs.types import Task
+from pwact_like.jobs.types import NO_ASKS, Asks, Task
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -34,11 +34,12 @@ _OWN_PROGRAM = re.compile(r"(?<![\w-])pwact[-_]like(?![\w-])")
 
 @dataclass(frozen=True)
 class Work:
-    """One attempt in a job: its task, its number, and the variables that earlier attempts asked for."""
+    """One attempt in a job: its task, its number, and what earlier attempts asked for: variables, and more of the scheduler."""
 
     task: Task
     number: int
     env: Mapping[str, str] = field(default_factory=dict)
+    asks: Asks = NO_ASKS
 
 
 @dataclass(frozen=True)

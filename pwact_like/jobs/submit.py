@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,15 @@ from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.plan import Job, Plan
 from pwact_like.jobs.script import Work
 from pwact_like.jobs.signals import StopFlag
-from pwact_like.jobs.types import Refused, Scheduler, Submitted
+from pwact_like.jobs.types import Asks, Refused, Scheduler, Submitted, SubmitUnknown
 from pwact_like.jobs.watch import record_ids
 
 if TYPE_CHECKING:
     from pwact_like.config.resource import Resource
 
 log = logging.getLogger(__name__)
+
+Reply = Submitted | Refused | SubmitUnknown
 
 # so many jobs, or ended attempts, share one transaction: each costs the disk's time for its flushes
 BATCH = 32
@@ -37,6 +41,14 @@ class Submitter:
         The folder of job folders.
     journal, scheduler, resource, campaign, clock, stop
         As the dispatcher has them.
+
+    Attributes
+    ----------
+    resource
+        May be replaced when the user edits the file: it counts for what is submitted from then on.
+    beyond_reach
+        Jobs that asked for more than their section gives, because of earlier failures, and were refused for good, with
+        the scheduler's words; their attempts are pending again until the dispatcher has dealt with them.
     """
 
     def __init__(
@@ -45,26 +57,32 @@ class Submitter:
         self._jobs = jobs
         self._journal = journal
         self._scheduler = scheduler
-        self._resource = resource
+        self.resource = resource
         self._campaign = campaign
         self._clock = clock
         self._stop = stop
         self._refused_until = 0.0
         self._refused_wait_s = _REFUSED_WAIT_S[0]
+        self.beyond_reach: list[tuple[Job, str]] = []
 
     def submit(self, plan: Plan) -> bool:
         """Submit what is planned, as far as the cap on jobs in flight allows."""
-        cap = self._resource.max_jobs
+        cap = self.resource.max_jobs
         room = len(plan.pending) if cap is None else cap - len(plan.jobs)
-        if not plan.pending or room <= 0 or self._stop.is_set or self._clock.monotonic() < self._refused_until:
+        if not plan.pending or room <= 0 or self._stop.is_set or self.waits:
             return False
         changed = False
-        waiting = group.groups(plan.pending, self._resource)[:room]
+        waiting = group.groups(plan.pending, self.resource)[:room]
         for start in range(0, len(waiting), BATCH):
-            if self._stop.is_set or self._clock.monotonic() < self._refused_until:
+            if self._stop.is_set or self.waits or self.beyond_reach:
                 break
             changed = self.hand_over(plan, self._intend(plan, waiting[start : start + BATCH])) or changed
         return changed
+
+    @property
+    def waits(self) -> bool:
+        """Whether the scheduler has refused to take more for now."""
+        return self._clock.monotonic() < self._refused_until
 
     def _intend(self, plan: Plan, shared: Sequence[Sequence[Work]]) -> list[Job]:
         """Write scripts, and record that they are about to be submitted."""
@@ -72,7 +90,7 @@ class Submitter:
         for work in shared:
             name = group.job_name(self._campaign, work, self._journal.uid)
             folder = self._jobs / name
-            digest = group.write_script(folder / group.SCRIPT_NAME, group.script_text(name, folder, work, self._resource))
+            digest = group.write_script(folder / group.SCRIPT_NAME, group.script_text(name, folder, work, self.resource, self._scheduler))
             intents.append((name, digest, work))
         with self._journal.transaction() as writer:
             for name, digest, work in intents:
@@ -84,40 +102,52 @@ class Submitter:
 
     def hand_over(self, plan: Plan, jobs: Sequence[Job]) -> bool:
         """Submit jobs whose intents are recorded, and record the answers; a stop or a refusal withdraws the rest."""
-        taken: list[tuple[Job, str]] = []
-        refusal: Refused | None = None
-        tried = 0
-        for job in jobs:
-            if self._stop.is_set:
-                break
+        replies = self._submit_all(jobs)
+        taken = [(job, reply.id) for job, reply in zip(jobs, replies, strict=True) if isinstance(reply, Submitted)]
+        for job, reply in zip(jobs, replies, strict=True):
+            if isinstance(reply, SubmitUnknown):
+                log.warning("whether job %s was taken is unknown: %s; it is looked for by name", job.name, reply.text)
+                job.absent = 0
+                self._pause()
+        if taken:
+            record_ids(self._journal, taken)
+            self._refused_wait_s = _REFUSED_WAIT_S[0]
+        for _ in taken:
+            reach("submitted")
+        self._withdraw(plan, [job for job, reply in zip(jobs, replies, strict=True) if reply is None or isinstance(reply, Refused)])
+        for job, reply in zip(jobs, replies, strict=True):
+            if isinstance(reply, Refused):
+                self._refused(job, reply)
+        return any(reply is not None and not isinstance(reply, Refused) for reply in replies)
+
+    def _submit_all(self, jobs: Sequence[Job]) -> list[Reply | None]:
+        """The scheduler's replies, several submissions at a time where it likes that; None for those not tried any more.
+
+        The first reply that is no plain yes ends the round: with a controller away each call would cost its time-out.
+        """
+        ended = threading.Event()
+
+        def submit(job: Job) -> Reply | None:
+            if self._stop.is_set or ended.is_set():
+                return None
             self._journal.check()
             reply = self._scheduler.submit(self._script(job), job.name)
             reach("submitted-unrecorded")
-            if isinstance(reply, Refused):
-                refusal = reply
-                break
-            tried += 1
-            if isinstance(reply, Submitted):
-                taken.append((job, reply.id))
-            else:
-                log.warning("whether job %s was taken is unknown: %s; it is looked for by name", job.name, reply.text)
-                job.absent = 0
-        if taken:
-            record_ids(self._journal, taken)
-        for _ in taken:
-            reach("submitted")
-        self._withdraw(plan, jobs[tried:])
-        if refusal is not None:
-            self._refused(jobs[tried], refusal)
-        elif taken:
-            self._refused_wait_s = _REFUSED_WAIT_S[0]
-        return tried > 0
+            if not isinstance(reply, Submitted):
+                ended.set()
+            return reply
+
+        at_a_time = min(self._scheduler.pace.submissions, len(jobs))
+        if at_a_time <= 1:
+            return [submit(job) for job in jobs]
+        with ThreadPoolExecutor(max_workers=at_a_time, thread_name_prefix="submit") as pool:
+            return list(pool.map(submit, jobs))
 
     def _script(self, job: Job) -> Path:
         """The script of a job; written again if it is an earlier master's and is gone."""
         script = self._jobs / job.name / group.SCRIPT_NAME
         if not script.exists():
-            group.write_script(script, group.script_text(job.name, script.parent, job.work, self._resource))
+            group.write_script(script, group.script_text(job.name, script.parent, job.work, self.resource, self._scheduler))
         return script
 
     def _withdraw(self, plan: Plan, jobs: Sequence[Job]) -> None:
@@ -130,12 +160,20 @@ class Submitter:
         for job in reversed(jobs):
             plan.take_back(job)
 
+    def _pause(self) -> None:
+        """Submit nothing for a while, each time longer."""
+        self._refused_until = self._clock.monotonic() + self._refused_wait_s
+        self._refused_wait_s = min(2 * self._refused_wait_s, _REFUSED_WAIT_S[1])
+
     def _refused(self, job: Job, refusal: Refused) -> None:
-        if not refusal.wait:
+        if refusal.wait:
+            log.warning("the scheduler takes no more jobs for now: %s", refusal.text)
+            self._pause()
+        elif job.asks != Asks():
+            # what an earlier failure made it ask for cannot be had: these tasks' misfortune, not the campaign's
+            self.beyond_reach.append((job, refusal.text))
+        else:
             raise SchedulerError(
                 f"the scheduler refused job {job.name}: {refusal.text} (script {self._jobs / job.name / group.SCRIPT_NAME}); "
                 f"correct resource.json, then start again"
             )
-        log.warning("the scheduler takes no more jobs for now: %s", refusal.text)
-        self._refused_until = self._clock.monotonic() + self._refused_wait_s
-        self._refused_wait_s = min(2 * self._refused_wait_s, _REFUSED_WAIT_S[1])

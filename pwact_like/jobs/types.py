@@ -35,7 +35,7 @@ class Task:
     seed
         The task's own seed (recorded; the engine has already written it into the inputs).
     max_attempts
-        Attempts in all before the task is set aside.
+        Attempts that may fail by their own fault before the task is set aside; None: as its section of resource.json says.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Task:
     commands: tuple[str, ...]
     files: TaskFiles = field(default_factory=TaskFiles)
     seed: int = 0
-    max_attempts: int = 3
+    max_attempts: int | None = None
 
 
 Judge = Callable[[Task, Path], Outcome]
@@ -94,6 +94,7 @@ class EndCause(StrEnum):
     NODE_FAIL = "node failure"
     PREEMPTED = "preempted"
     LOST = "lost"
+    NOT_BEGUN = "not begun"  # its job ended before its turn came
     UNKNOWN = "unknown"
 
 
@@ -138,7 +139,7 @@ class JobView:
     stuck
         It waits for something that will not come by itself (a time limit above the partition's, say).
     memory_mb
-        The memory a node that it was given, as far as the scheduler tells.
+        The memory a node that it was given, where the answer has it.
     """
 
     id: str
@@ -187,13 +188,16 @@ class Asks:
     exclude: tuple[str, ...] = ()
 
 
+NO_ASKS = Asks()
+
+
 @dataclass(frozen=True)
 class JobRequest:
     """What a scheduler needs to know to write its lines into a job's script."""
 
     name: str
     section: ResourceSection
-    asks: Asks = Asks()
+    asks: Asks = NO_ASKS
 
 
 @dataclass(frozen=True)
@@ -219,13 +223,22 @@ class Scheduler(Protocol):
     """What the dispatcher needs of a scheduler. An empty answer and no answer are different types."""
 
     name: str
-    pace: Pace
+
+    @property
+    def pace(self) -> Pace:
+        """How it likes to be asked."""
 
     def header(self, request: JobRequest) -> tuple[str, ...]:
         """Lines of the job script right after its first one (``#SBATCH …``); a pure function of the request."""
 
     def submit(self, script: Path, name: str) -> Submitted | Refused | SubmitUnknown:
         """Submit a script under a job name that is unique in the world."""
+
+    def longest_s(self, section: ResourceSection) -> int | None:
+        """Longest time limit, in seconds, that a job of this section may have; None when there is none or it is not known."""
+
+    def memory_mb(self, number: str) -> int | None:
+        """Memory a node, in MB, that the job with this id was given; None when it is not known."""
 
     def query(self, ids: Iterable[str]) -> Answer | NoAnswer:
         """Look at these jobs (keys of the answer: ids)."""

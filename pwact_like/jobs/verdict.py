@@ -13,9 +13,10 @@ from pwact_like.jobs.script import attempt_folder, is_variable
 from pwact_like.jobs.types import EndCause, Judge, Task
 from pwact_like.outcome import Ok, Outcome, Reject, Retry
 
-# causes that are nobody's fault: tried again without counting against max_attempts, up to so many times
-NO_STRIKE = frozenset({EndCause.NODE_FAIL, EndCause.PREEMPTED, EndCause.CANCELLED})
-FREE_ATTEMPTS = 10
+# what a program ends with when it was told to, or made to: 75 (EX_TEMPFAIL), and SIGHUP, SIGINT, SIGKILL, SIGUSR1, SIGTERM
+_STOPPED = frozenset({75, 129, 130, 137, 138, 143})
+# how a program ends whose memory the system took; what started it may pass the number on
+KILLED = frozenset({9, 137})
 
 # the disk's fault, not the attempt's: the master stops with a message instead of calling the attempt failed
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE})
@@ -42,11 +43,29 @@ class Bad:
 
 Verdict = Good | Bad
 
+_CAUSE_WORDS = {
+    EndCause.OUT_OF_MEMORY: "out of memory",
+    EndCause.TIMEOUT: "its time limit came",
+    EndCause.NODE_FAIL: "its node failed",
+    EndCause.PREEMPTED: "preempted",
+    EndCause.CANCELLED: "cancelled",
+}
 
-def judge_attempt(task: Task, number: int, status: int, judge: Judge) -> Verdict:
-    """Judge an attempt that has left its exit marker: status, then outputs, then the engine's word."""
+
+def judge_attempt(task: Task, number: int, status: int, judge: Judge, job_cause: EndCause = EndCause.UNKNOWN) -> Verdict:
+    """Judge an attempt that has left its exit marker: status, then outputs, then the engine's word.
+
+    ``job_cause`` is the scheduler's word on its job, as far as it was said and can be meant for this attempt.
+    """
     if status != 0:
-        return Bad(folder_of.failure_reason(task, number, status))
+        cause, reason = EndCause.FAILED, folder_of.failure_reason(task, number, status)
+        if status in _STOPPED and folder_of.was_warned(task, number):
+            cause = EndCause.TIMEOUT
+        elif job_cause in (EndCause.OUT_OF_MEMORY, EndCause.TIMEOUT, EndCause.NODE_FAIL, EndCause.PREEMPTED, EndCause.CANCELLED):
+            cause = job_cause
+        if cause is not EndCause.FAILED:
+            reason = f"{_CAUSE_WORDS.get(cause, cause)}; {reason}"
+        return Bad(reason, cause=cause)
     missing = folder_of.missing_outputs(task, number)
     folder = attempt_folder(task, number)
     if missing:
@@ -71,15 +90,12 @@ def lost_attempt(task: Task, number: int, cause: EndCause, reason: str, job_did_
     lines would otherwise be submitted for ever).
     """
     begun = folder_of.was_claimed(task, number)
-    strike = (begun or job_did_nothing) and cause not in NO_STRIKE
+    strike = begun or job_did_nothing
+    if not strike and cause in (EndCause.LOST, EndCause.TIMEOUT, EndCause.OUT_OF_MEMORY):
+        cause = EndCause.NOT_BEGUN  # what ended its job has nothing to do with it
     said = folder_of.diagnosis(attempt_folder(task, number) / "stderr") if begun else ""
     where = f" ({attempt_folder(task, number)})" if begun else ", before this task had begun"
     return Bad(f"{reason}{where}" + f": {said}" * bool(said), cause=cause, strike=strike)
-
-
-def may_try_again(task: Task, number: int, strikes: int) -> bool:
-    """Whether another attempt follows attempt ``number``."""
-    return strikes < task.max_attempts and number < task.max_attempts + FREE_ATTEMPTS
 
 
 def _ask(task: Task, number: int, judge: Judge) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pwact_like.jobs.clock import Clock
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.plan import Job
-from pwact_like.jobs.types import AttemptState, JobView, NoAnswer, Scheduler
+from pwact_like.jobs.types import Answer, AttemptState, JobView, NoAnswer, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -70,30 +70,49 @@ class Watch:
             return False
         self._note_answer()
         changed = [job for job in by_id.values() if self._has_changed(job, answer.jobs.get(job.id or ""))]
+        changed += self._look_back([job for job in by_id.values() if job.absent >= CONFIRMATIONS and not job.looked_back])
         # how a job ended is recorded together with what becomes of its tasks
-        moved = [job for job in changed if job.state is not AttemptState.ENDED]
+        moved = {job.name: job for job in changed if job.state is not AttemptState.ENDED}
         if moved:
             with self._journal.transaction() as writer:
-                for job in moved:
-                    writer.job_state(job.name, job.state)
+                for job in moved.values():
+                    said, reason = (job.view.said, job.view.reason) if job.view else ("", "")
+                    writer.job_state(job.name, job.state, job.node, said, reason)
         return bool(changed)
 
+    def _look_back(self, jobs: Sequence[Job]) -> list[Job]:
+        """Ask the scheduler's long memory for jobs that were absent often enough; what it does not know is gone without a cause."""
+        if not jobs:
+            return []
+        answer = self._scheduler.look_back({job.id: job.name for job in jobs if job.id is not None})
+        for job in jobs:
+            view = None if isinstance(answer, NoAnswer) else answer.jobs.get(job.id or "")
+            if view is not None:
+                self._has_changed(job, view)
+                continue
+            job.looked_back = isinstance(answer, Answer)  # else it is asked again until the grace period is over
+            if job.gone_since is None:
+                job.gone_since, job.reason = self._clock.monotonic(), "the scheduler knows this job no more"
+        return list(jobs)
+
     def _has_changed(self, job: Job, view: JobView | None) -> bool:
-        before = job.state
+        before, words = job.state, (job.view.said, job.view.reason, job.view.node) if job.view else None
         if view is None:
             job.absent += 1
             job.state = AttemptState.UNKNOWN
-            if job.absent >= CONFIRMATIONS and job.gone_since is None:
-                job.gone_since, job.reason = self._clock.monotonic(), "the scheduler knows this job no more"
-        elif view.alive:
-            job.absent, job.gone_since = 0, None
+            return job.state is not before or job.absent == CONFIRMATIONS
+        if view.stuck and not (job.view and job.view.stuck):
+            log.warning("job %s (%s) will not begin by itself: %s; see to it, or end it", job.name, view.id, view.reason)
+        job.view = view
+        if view.alive:
+            job.absent, job.looked_back, job.gone_since = 0, False, None
             job.state = AttemptState.RUNNING if view.running else AttemptState.QUEUED
         else:
             job.absent, job.cause, job.reason = 0, view.cause, view.reason
             job.state = AttemptState.ENDED
             if job.gone_since is None:
                 job.gone_since = self._clock.monotonic()
-        return job.state is not before
+        return job.state is not before or words != (view.said, view.reason, view.node)
 
     def _note_silence(self, text: str) -> None:
         if not self.silent:

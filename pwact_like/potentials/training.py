@@ -28,6 +28,7 @@ from pwact_like.potentials.optimizer import Adam, FlatParameters
 from pwact_like.potentials.start import find_start, new_model, refuse_unbuilt
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, content_hash, prepare_frames
 from pwact_like.seeds import derive_seed
+from pwact_like.time_limit import TimeLimit, out_of_time
 
 if TYPE_CHECKING:
     from pwact_like.config.train import TrainSettings
@@ -202,8 +203,12 @@ class _Run:
         saved_at = began
         hidden = None if progress is None else not progress  # None: shown on a terminal only
         with tqdm(total=self.n_steps, initial=self.done, unit="step", file=sys.stderr, disable=hidden) as bar:
+            limit = TimeLimit()
             while self.done < last:
                 self._step(bar)
+                if limit.is_near and self.done < self.n_steps:
+                    self._save()
+                    raise out_of_time(f"stopped after step {self.done} of {self.n_steps}")
                 now = time.monotonic()
                 if now - saved_at >= self._interval_s and self.done < self.n_steps:
                     self._save()

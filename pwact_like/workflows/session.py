@@ -19,9 +19,9 @@ from pwact_like.jobs.clock import SystemClock
 from pwact_like.jobs.dispatcher import Dispatcher
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.record import is_out_of_attempts
 from pwact_like.jobs.signals import StopFlag
 from pwact_like.jobs.types import Task
-from pwact_like.jobs.verdict import FREE_ATTEMPTS
 from pwact_like.stages.base import Fork, Stage
 from pwact_like.workflows.driver import Driver, DryRunDone, fork
 from pwact_like.workflows.snapshot import Snapshot
@@ -91,7 +91,7 @@ def open_session(
         stack.callback(stop.close)
         stack.enter_context(stop.installed())
         journal = stack.enter_context(Journal(state_dir / "journal.sqlite", lock))
-        scheduler = choose_scheduler(resource.scheduler, journal, state_dir)
+        scheduler = choose_scheduler(resource.scheduler, journal, state_dir, resource.slurm_timeout_s)
         dispatcher = Dispatcher(
             state_dir,
             work_dir,
@@ -115,7 +115,7 @@ def open_session(
             work_dir=work_dir,
             state_dir=state_dir,
             resource=resource,
-            drive=Driver(dispatcher, changed, dry_run=dry_run, on_give_up=functools.partial(promise_another_round, journal)),
+            drive=Driver(dispatcher, changed, dry_run=dry_run, on_give_up=functools.partial(promise_another_round, journal, resource)),
             board=board,
             fork=functools.partial(fork, beat=board.beat),
             stop=stop,
@@ -147,18 +147,13 @@ def open_session(
             reach("iteration-done")
 
 
-def promise_another_round(journal: Journal, tasks: Sequence[Task]) -> None:
+def promise_another_round(journal: Journal, resource: Resource, tasks: Sequence[Task]) -> None:
     """Note which tasks begin anew at the next start: those that ran out of attempts when their stage stopped the workflow.
 
     A task that its engine rejected stays failed: the same inputs would give the same again.
     """
     recorded = journal.tasks()
-    exhausted = [
-        task.name
-        for task in tasks
-        if task.name in recorded
-        and (journal.strikes(task.name) >= task.max_attempts or recorded[task.name].attempts >= task.max_attempts + FREE_ATTEMPTS)
-    ]
+    exhausted = [task.name for task in tasks if task.name in recorded and is_out_of_attempts(journal, task, resource)]
     if exhausted:
         with journal.transaction() as writer:
             writer.set_meta(ANOTHER_ROUND, json.dumps(exhausted))

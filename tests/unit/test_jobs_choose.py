@@ -9,6 +9,7 @@ from pwact_like.jobs.choose import choose_scheduler
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.local import LocalScheduler
 from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.slurm import SlurmScheduler
 
 
 @pytest.fixture
@@ -38,10 +39,16 @@ def test_without_sbatch_it_is_this_machine(journal, tmp_path, programs):
     assert journal.meta("scheduler") == "local"
 
 
-def test_slurm_that_answers_is_named_with_the_cure(journal, tmp_path, programs):
-    programs(sbatch="exit 0", scontrol="echo 'Slurmctld(primary) at node1 is UP'")
-    with pytest.raises(NotAvailableError, match='"scheduler": "local"') as caught:
-        choose_scheduler("auto", journal, tmp_path)
+def test_slurm_that_answers_is_it(journal, tmp_path, programs):
+    programs(sbatch="exit 0", squeue="exit 0", scancel="exit 0", scontrol="echo 'Slurmctld(primary) at node1 is UP'")
+    assert isinstance(choose_scheduler("auto", journal, tmp_path), SlurmScheduler)
+    assert journal.meta("scheduler") == "slurm"
+
+
+def test_slurm_without_its_commands_is_named_with_the_cure(journal, tmp_path, programs):
+    programs(sbatch="exit 0")
+    with pytest.raises(NotAvailableError, match=r'squeue, scancel, scontrol are not on PATH.*"scheduler": "local"') as caught:
+        choose_scheduler("slurm", journal, tmp_path)
     assert caught.value.exit_status == 2 and journal.meta("scheduler") is None
 
 

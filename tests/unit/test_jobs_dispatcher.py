@@ -21,7 +21,7 @@ from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.lock import MasterLock
 from pwact_like.jobs.script import attempt_folder
 from pwact_like.jobs.signals import StopFlag
-from pwact_like.jobs.types import Answer, EndCause, JobView, NoAnswer, Refused, Submitted, SubmitUnknown, TaskState
+from pwact_like.jobs.types import Answer, EndCause, JobView, NoAnswer, Pace, Refused, Submitted, SubmitUnknown, TaskState
 from pwact_like.outcome import Ok, Reject, Retry, TaskFiles
 
 OUT = TaskFiles(outputs=("out",))
@@ -368,6 +368,11 @@ class Scripted:
     replies: list = field(default_factory=list)
     silent: bool = False
     hidden: set[str] = field(default_factory=set)
+    cancelled: list[str] = field(default_factory=list)
+    looked_back: list = field(default_factory=list)
+    memory: Answer | NoAnswer = field(default_factory=lambda: Answer({}))
+    longest: int | None = None
+    pace: Pace = field(default_factory=Pace)
 
     def submit(self, script, name):
         self.submissions.append(name)
@@ -394,8 +399,23 @@ class Scripted:
             else Answer({i: view for i, view in self.jobs.items() if view.name == name and i not in self.hidden})
         )
 
-    def cancel(self, ids):
-        pass
+    def cancel(self, jobs):
+        for number, name in jobs.items():
+            assert self.jobs[number].name == name
+            self.cancelled.append(number)
+
+    def header(self, request):
+        return ()
+
+    def look_back(self, jobs):
+        self.looked_back.append(dict(jobs))
+        return self.memory
+
+    def longest_s(self, section):
+        return self.longest
+
+    def memory_mb(self, number):
+        return 1000
 
     def run(self, number="1"):
         run_script(self.scripts[number])
@@ -569,7 +589,7 @@ def test_attempts_without_a_strike_end_too(bench, tmp_path):
         bench.scheduler.end(str(number), cause=EndCause.NODE_FAIL)
         dispatcher.tick()
         bench.clock.now += 31
-    assert state_of(dispatcher) is TaskState.FAILED and len(bench.scheduler.submissions) == 12
+    assert state_of(dispatcher) is TaskState.FAILED and len(bench.scheduler.submissions) == 10
 
 
 def test_a_refusal_for_now_is_waited_out(bench, tmp_path):
@@ -688,7 +708,7 @@ def test_tasks_of_a_lost_job_taken_up_by_a_new_master_get_no_strike(bench, tmp_p
     bench.clock.now += 31
     dispatcher.tick()
     row = dispatcher.journal.attempts("t1")[0]
-    assert row.cause == "lost" and not row.strike
+    assert row.cause == "not begun" and not row.strike
 
 
 def test_the_intent_is_on_disk_before_the_job_is_handed_over(bench, tmp_path):

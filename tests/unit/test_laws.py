@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # docs/architecture.md, "Rooms": a room imports only from the rooms before it, and from itself
 ROOMS = (
-    ("errors", "units", "outcome", "seeds", "crashpoints", "fsio"),
+    ("errors", "units", "outcome", "seeds", "crashpoints", "time_limit", "fsio"),
     ("config",),
     ("data",),
     ("uncertainty",),
@@ -90,7 +90,7 @@ def test_every_module_has_a_room_of_the_table():
 
 
 def test_the_table_of_the_document_is_the_table_of_this_test():
-    rows = re.findall(r"^\| \d \| `([a-z ]+)` \|", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| \d \| `([a-z_ ]+)` \|", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
     # "report cli" share a row in the document; report comes first
     assert [room for row in rows for room in row.split()] == [room for rooms in ROOMS for room in rooms]
 

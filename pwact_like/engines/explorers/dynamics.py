@@ -31,6 +31,7 @@ from pwact_like.engines.explorers.potential import Potential
 from pwact_like.engines.protocols import MdSettings
 from pwact_like.errors import InputError, Problem
 from pwact_like.seeds import sha256_file
+from pwact_like.time_limit import TimeLimit, out_of_time
 from pwact_like.uncertainty.committee import force_deviation, virial_deviation
 from pwact_like.units import BAR_PER_EV_PER_ANG3, EV_PER_KELVIN
 
@@ -181,13 +182,13 @@ class _Loop:
         self.integrator.load({name.removeprefix("integrator."): value for name, value in arrays.items() if name.startswith("integrator.")})
         self.is_new = False
 
-    def _save(self, files: MdFiles) -> None:
+    def _save(self, files: MdFiles, insist: bool = False) -> None:
         state = self.state
         arrays = {"positions": state.positions, "momenta": state.momenta, "cell": state.cell, "forces": state.forces}
         arrays |= {"virial": state.virial, "energy": np.float64(state.energy), "first_cell": self.first_cell}
         arrays |= {"step": np.int64(self.step), "frames": np.int64(self.frames)}
         arrays |= {f"integrator.{name}": value for name, value in self.integrator.save().items()}
-        files.save_checkpoint(arrays | {"fingerprint": np.str_(self.fingerprint)})
+        files.save_checkpoint(arrays | {"fingerprint": np.str_(self.fingerprint)}, insist)
 
     def run(self, files: MdFiles, progress: Progress | None) -> str:
         """All steps; returns why the run ended early, or ""."""
@@ -197,6 +198,7 @@ class _Loop:
                 raise _AstrayError(self.astray)
             if self.is_new:
                 self._frame(files)
+            limit = TimeLimit()
             while self.step < run.md.nsteps:
                 self._one_step()
                 if self.step % run.md.trj_freq == 0:
@@ -206,7 +208,9 @@ class _Loop:
                 if run.checkpoint_steps and self.step % run.checkpoint_steps == 0:
                     # the neighbour list of a run that goes on must be the one that a resumed run makes anew
                     self.potential.forget()
-                    self._save(files)
+                    self._save(files, insist=limit.is_near)
+                    if limit.is_near and self.step < run.md.nsteps:
+                        raise out_of_time(f"stopped after step {self.step} of {run.md.nsteps}")
         except _AstrayError as astray:
             return f"step {self.step}: {astray}"
         return ""

@@ -115,10 +115,10 @@ class MdFiles:
         self._log.write(f"{step:12d}" + "".join(f"{value:20.8f}" for value in values) + "\n")
         self._log.flush()
 
-    def save_checkpoint(self, arrays: Mapping[str, Any]) -> None:
-        """Write a checkpoint atomically, unless the last one is fresh."""
+    def save_checkpoint(self, arrays: Mapping[str, Any], insist: bool = False) -> None:
+        """Write a checkpoint atomically, unless the last one is fresh (and nobody insists)."""
         now = time.monotonic()
-        if now - self._saved_at < CHECKPOINT_SECONDS:
+        if now - self._saved_at < CHECKPOINT_SECONDS and not insist:
             return
         self._saved_at = now
         names = (TRAJECTORY, LOG, TABLE) if self._table is not None else (TRAJECTORY, LOG)

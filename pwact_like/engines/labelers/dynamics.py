@@ -23,6 +23,7 @@ from pwact_like.engines.labelers.calculators import CalculationError, Calculator
 from pwact_like.engines.labelers.job_files import CHECKPOINT_FILE, LABEL_FILE, PARTIAL_FILE
 from pwact_like.errors import DataError
 from pwact_like.fsio import fsync_folder, read_json, write_json
+from pwact_like.time_limit import TimeLimit, out_of_time
 from pwact_like.units import EV_PER_KELVIN, FS_PER_PS
 
 if TYPE_CHECKING:
@@ -118,12 +119,15 @@ def run_aimd(
             frames.append(_frame(atoms, label, 0, seed, level_of_theory))
             _checkpoint(folder, state, frames, random)
         atoms.calc = make_calculator()
+        limit = TimeLimit()
         while state.step < options["nsteps"]:
             state, label = _step(atoms, state, masses, dt, options, random)
             if state.step % options["trj_freq"] == 0:
                 frames.append(_frame(atoms, label, state.step, seed, level_of_theory))
             if state.step % options["checkpoint_every"] == 0:
                 _checkpoint(folder, state, frames, random)
+                if limit.is_near and state.step < options["nsteps"]:
+                    raise out_of_time(f"stopped after step {state.step} of {options['nsteps']}")
                 atoms.calc = make_calculator()
     except CalculationError as error:
         done = 0 if state is None else state.step

@@ -1,0 +1,99 @@
+"""What follows a failed attempt, by the cause of its failure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pwact_like.config.sbatch import megabytes, seconds, value_of
+from pwact_like.jobs import attempt as folder_of
+from pwact_like.jobs.script import Work
+from pwact_like.jobs.types import Asks, EndCause
+from pwact_like.jobs.verdict import Bad
+
+if TYPE_CHECKING:
+    from pwact_like.config.resource import ResourceSection
+
+# nobody's fault: tried again without a strike, up to so many times
+NO_STRIKE = frozenset({EndCause.NODE_FAIL, EndCause.PREEMPTED, EndCause.CANCELLED, EndCause.NOT_BEGUN})
+MISFORTUNES = 10
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What the triage needs to know of the job in which an attempt failed.
+
+    Attributes
+    ----------
+    node
+        Where it ran; "" when unknown.
+    memory_mb
+        The memory a node that it was given, as far as known.
+    longest_s
+        The longest time limit that the partition allows; None when unknown.
+    """
+
+    node: str = ""
+    memory_mb: int | None = None
+    longest_s: int | None = None
+
+
+def triage(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tuple[Bad, Asks]:
+    """Judge a failure by its cause.
+
+    Returns
+    -------
+    bad, asks
+        The verdict, with ``strike`` and ``final`` set by the cause, and what the next attempt asks of the scheduler.
+    """
+    asks = work.asks
+    if bad.final:
+        return bad, asks
+    if bad.cause is EndCause.OUT_OF_MEMORY:
+        return _more_memory(work, bad, job, section)
+    if bad.cause is EndCause.TIMEOUT:
+        return _more_time(work, bad, job, section)
+    if bad.cause is EndCause.NODE_FAIL and section.retry.exclude_nodes and job.node and "[" not in job.node:
+        asks = replace(asks, exclude=tuple(dict.fromkeys([*asks.exclude, *job.node.split(",")])))
+    return (replace(bad, strike=False) if bad.cause in NO_STRIKE else bad), asks
+
+
+def memory_mb(section: ResourceSection, asks: Asks) -> int | None:
+    """Memory a node, in MB, that a job asks for; None: the partition's default."""
+    text = section.memory or value_of(section.custom_flags, "--mem")
+    return asks.memory_mb or (megabytes(text) if text else None) or None
+
+
+def time_s(section: ResourceSection, asks: Asks) -> int | None:
+    """Time limit, in seconds, that a job asks for; None: the partition's default."""
+    text = section.time or value_of(section.custom_flags, "--time", "-t")
+    return asks.time_s or (seconds(text) if text else None)
+
+
+def _more_memory(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tuple[Bad, Asks]:
+    retry = section.retry
+    base = memory_mb(section, work.asks) or job.memory_mb
+    if base is None:
+        return replace(bad, final=True, reason=f"{bad.reason}; how much it had is not known: give `memory` in resource.json"), work.asks
+    wanted = math.ceil(base * retry.memory_factor)
+    most = megabytes(retry.memory_max) if retry.memory_max else None
+    wanted = wanted if most is None else min(wanted, most)
+    if wanted <= base:
+        return replace(bad, final=True, reason=f"{bad.reason}; it had {base} MB, and `retry` of resource.json allows no more"), work.asks
+    return replace(bad, reason=f"{bad.reason}; it had {base} MB and gets {wanted} MB"), replace(work.asks, memory_mb=wanted)
+
+
+def _more_time(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tuple[Bad, Asks]:
+    if work.task.files.carry:
+        if folder_of.has_progressed(work.task, work.number):
+            return replace(bad, strike=False, reason=f"{bad.reason}; it goes on from its checkpoint"), work.asks
+        return bad, work.asks
+    base = time_s(section, work.asks)
+    if base is None:
+        return replace(bad, final=True, reason=f"{bad.reason}; unchanged it would again: give `time` in resource.json"), work.asks
+    wanted = math.ceil(base * section.retry.time_factor)
+    wanted = wanted if job.longest_s is None else min(wanted, job.longest_s)
+    if wanted <= base:
+        return replace(bad, final=True, reason=f"{bad.reason}; it had {base // 60} minutes, and more are not allowed"), work.asks
+    return replace(bad, reason=f"{bad.reason}; it had {base // 60} minutes and gets {wanted // 60}"), replace(work.asks, time_s=wanted)
