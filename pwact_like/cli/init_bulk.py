@@ -38,15 +38,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", type=Path, help="folder to work in; overrides work_dir of init_param.json")
     parser.add_argument("--lenient", action="store_true", help="unknown keys are warnings instead of errors")
     parser.add_argument("--dry-run", action="store_true", help="write the first stage that would submit, and submit nothing")
+    parser.add_argument(
+        "--once", action="store_true", help="do what can be done now and end, without waiting for jobs (for cron: the same command again)"
+    )
     parser.add_argument("--take-over", action="store_true", help="take the lock of a master on another machine that is gone")
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the data; 0 when the collection is finished."""
+    from functools import partial
+
     from pwact_like.config.engines_known import unavailable
     from pwact_like.config.load import load_init_bulk
-    from pwact_like.errors import StopRequested
+    from pwact_like.errors import InProgress, StopRequested
     from pwact_like.workflows.driver import DryRunDone
+    from pwact_like.workflows.edits import Sources
     from pwact_like.workflows.init_bulk import check_start, run_init_bulk
     from pwact_like.workflows.session import open_session, refuse_unavailable
 
@@ -55,14 +61,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     refuse_unavailable(unavailable(loaded))
     check_start(loaded)
+    sources = Sources(
+        args.param, args.resource, partial(load_init_bulk, args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient)
+    )
     try:
-        with open_session("init_bulk", loaded, dry_run=args.dry_run, take_over=args.take_over) as session:
+        with open_session("init_bulk", loaded, sources=sources, dry_run=args.dry_run, once=args.once, take_over=args.take_over) as session:
             end = run_init_bulk(session, loaded)
     except DryRunDone as done:
         print(done)
         for task in done.tasks:
             print(f"  {task.folder}")
         print(f"job scripts: {loaded.param.work_dir / '.pwact_like' / 'init_bulk' / 'dry-run'}")
+        return 0
+    except InProgress as waiting:
+        print(waiting)
         return 0
     except StopRequested as request:
         print(f"stopped; running jobs stay. To go on: {' '.join(sys.argv)}\nTo end them: pwact-like kill init_bulk", file=sys.stderr)

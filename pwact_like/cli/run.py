@@ -19,20 +19,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", type=Path, help="folder of the campaign; overrides work_dir of param.json")
     parser.add_argument("--lenient", action="store_true", help="unknown keys are warnings instead of errors")
     parser.add_argument("--dry-run", action="store_true", help="write the first stage that would submit, and submit nothing")
+    parser.add_argument(
+        "--once", action="store_true", help="do what can be done now and end, without waiting for jobs (for cron: the same command again)"
+    )
     parser.add_argument("--take-over", action="store_true", help="take the lock of a master on another machine that is gone")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the campaign; 0 when it converged or finished."""
     from dataclasses import replace
+    from functools import partial
 
     from pwact_like.cli.check import probes
     from pwact_like.config.engines_known import unavailable
     from pwact_like.config.load import load_run
-    from pwact_like.errors import StopRequested
+    from pwact_like.errors import InProgress, StopRequested
     from pwact_like.fsio import is_finished
     from pwact_like.workflows.active_learning import run_campaign
     from pwact_like.workflows.driver import DryRunDone
+    from pwact_like.workflows.edits import Sources
     from pwact_like.workflows.session import open_session, refuse_unavailable
     from pwact_like.workflows.start import look_into, no_data, refuse_foreign
 
@@ -46,13 +51,17 @@ def run(args: argparse.Namespace) -> int:
     loaded = look_into(args.param, args.resource, args.work_dir, args.lenient, looks)
     for note in loaded.notes:
         print(f"note: {note}")
+    sources = Sources(args.param, args.resource, partial(load_run, args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient))
     try:
-        with open_session("run", loaded, dry_run=args.dry_run, take_over=args.take_over) as session:
+        with open_session("run", loaded, sources=sources, dry_run=args.dry_run, once=args.once, take_over=args.take_over) as session:
             end = run_campaign(session, loaded)
     except DryRunDone as done:
         print(done)
         for task in done.tasks:
             print(f"  {task.folder}")
+        return 0
+    except InProgress as waiting:
+        print(waiting)
         return 0
     except StopRequested as request:
         print(f"stopped; running jobs stay. To go on: {shlex.join(sys.argv)}\nTo end them: pwact-like kill run", file=sys.stderr)

@@ -62,6 +62,8 @@ class Dispatcher:
         scheduler, says.
     grace_s
         How long a marker or an output may come late after the scheduler said that the job is over; None likewise.
+    once
+        Do what can be done now, and do not wait for jobs.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Dispatcher:
         stop: StopFlag | None = None,
         poll_s: tuple[float, float] | None = None,
         grace_s: float | None = None,
+        once: bool = False,
     ) -> None:
         self.state_dir = state_dir
         self.work_dir = work_dir
@@ -89,6 +92,7 @@ class Dispatcher:
         self.stop = stop or StopFlag()
         self._on_tick = on_tick
         self._pace = (poll_s, grace_s)
+        self._once = once
         self._plan = Plan()
         self._judge: Judge | None = None
         self._watch = Watch(scheduler, journal, self.clock)
@@ -97,20 +101,15 @@ class Dispatcher:
         self._enough_since: float | None = None
         self._jitter = random.Random()  # noqa: S311 - spreads the questions of many masters, no secret
 
-    def run(self, tasks: Sequence[Task], judge: Judge, once: bool = False) -> dict[str, TaskResult]:
+    def run(self, tasks: Sequence[Task], judge: Judge) -> dict[str, TaskResult]:
         """Drive these tasks to their end; results by task name.
-
-        Parameters
-        ----------
-        once
-            Do what can be done now, and do not wait for jobs.
 
         Raises
         ------
         StopRequested
             After the tick in which a stop was asked for; jobs stay.
         InProgress
-            With ``once``: nothing more can be done before some job moves.
+            Told to look only once: nothing more can be done before some job moves.
         InputError
             A task whose inputs changed since it was begun, a section that is missing, shell that bash cannot parse.
         SchedulerError
@@ -120,8 +119,7 @@ class Dispatcher:
         """
         with _disk_errors():
             self.begin(tasks, judge)
-            shortest, longest = self.poll_s
-            pause_s = shortest
+            pause_s = self.poll_s[0]
             while True:
                 changed = self.tick()
                 if self._on_tick is not None:
@@ -129,8 +127,9 @@ class Dispatcher:
                 if self.done:
                     return self.results()
                 self.stop.check()
-                if once and not changed and self.is_settled:
+                if self._once and not changed and self.is_settled:
                     raise InProgress(len(self._plan.jobs), len(self._plan.pending))
+                shortest, longest = self.poll_s
                 pause_s = shortest if changed else min(pause_s * 1.5, longest)
                 self.clock.wait(pause_s * self._jitter.uniform(0.9, 1.0), self.stop)
                 self.stop.check()

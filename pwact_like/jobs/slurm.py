@@ -91,7 +91,10 @@ class SlurmScheduler:
         sbatch blocks for as long as the controller has no room (MaxJobCount), so it is given up after a time; it may
         have been taken all the same, as in every other case without a clear word.
         """
-        result = self.commands.run("sbatch", "--parsable", script.name, cwd=script.parent, without=_contradicted(script))
+        unprintable = re.search(r"[%\\]", os.fspath(script.parent)) is not None
+        # Slurm expands these two characters in the folder's name, too, and the job fails to launch: better without its output
+        nowhere = ("--output=/dev/null", "--error=/dev/null") if unprintable else ()
+        result = self.commands.run("sbatch", "--parsable", *nowhere, script.name, cwd=script.parent, without=_contradicted(script))
         said = result.err + result.out
         if result.status is None:
             return SubmitUnknown(result.words)

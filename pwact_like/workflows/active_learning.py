@@ -74,6 +74,7 @@ class Campaign:
             if entry is None and models and not self._is_new_data(iteration):
                 return self._end(upcoming, models)
             self._entries.append(entry)
+            self._take_edits()
             self._publish(models)
             training = self._training(iteration, models)
             self._drive(training)
@@ -91,14 +92,19 @@ class Campaign:
 
     def _iterate(self, iteration: int, entry: int, training: TrainingStage) -> IterationFacts:
         """Explore, select and label with the iteration's models."""
-        labelling = self._labelling(iteration)
-        if not labelling.finished:
+        self._take_edits()
+        if not self._labelling(iteration).finished:
             self._refuse_mixed_theory(iteration)
         exploration = self._exploration(iteration, entry, training.models)
         self._drive(exploration)
+        self._take_edits()
         selection = self._selection(iteration, exploration)
         self._drive(selection)
         self._warn_if_all_failed(selection.facts)
+        self._take_edits()
+        labelling = self._labelling(iteration)
+        if not labelling.finished:
+            self._refuse_mixed_theory(iteration)
         self._drive(labelling)
         if not self.param.reserve_md_traj and not is_thinned(exploration.folder):
             self.session.fork(thin_trajectories, self.explorer, exploration.folder, selection.folder, self.param.work_dir)
@@ -110,6 +116,20 @@ class Campaign:
             labelled=labelling.facts["train_frames"],
             force_rmse=training.facts["force_rmse_ev_per_ang"],
         )
+
+    def _take_edits(self) -> None:
+        """Go on with the param.json that the user has edited meanwhile; stages that have begun keep to the old one."""
+        edited = self.session.edits.loaded.param
+        if edited is self.param:
+            return
+        from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
+
+        self.trainer, self.explorer, self.labeler = (
+            trainer_for(edited.train),
+            explorer_for(edited.explore),
+            labeler_for(edited.dft.labelling),
+        )
+        self.param = edited
 
     def _drive(self, stage: Any) -> None:
         self.session.drive(stage)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pwact_like.crashpoints import reach
-from pwact_like.errors import InputError, PwactLikeError, StopRequested
+from pwact_like.errors import InProgress, InputError, PwactLikeError, StopRequested
 from pwact_like.jobs.choose import choose_scheduler
 from pwact_like.jobs.clock import SystemClock
 from pwact_like.jobs.dispatcher import Dispatcher
@@ -24,6 +24,7 @@ from pwact_like.jobs.signals import StopFlag
 from pwact_like.jobs.types import Task
 from pwact_like.stages.base import Fork, Stage
 from pwact_like.workflows.driver import Driver, DryRunDone, fork
+from pwact_like.workflows.edits import Edits, Sources
 from pwact_like.workflows.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Session:
     """What a workflow works with.
 
     ``drive(stage)`` brings a stage to its end, ``fork`` runs a function in a child process, ``board`` is what status
-    shows.
+    shows, ``edits`` knows whether the settings files were edited.
     """
 
     work_dir: Path
@@ -54,6 +55,7 @@ class Session:
     fork: Fork
     stop: StopFlag
     dry_run: bool
+    edits: Edits
 
     def command(self, section: Literal["train", "explore", "dft", "direct"]) -> str:
         """The user's command of a section, "" when resource.json or the section is absent."""
@@ -63,7 +65,14 @@ class Session:
 
 @contextmanager
 def open_session(
-    workflow: WorkflowName, loaded: Any, *, dry_run: bool = False, take_over: bool = False, echo: bool = True
+    workflow: WorkflowName,
+    loaded: Any,
+    *,
+    sources: Sources | None = None,
+    dry_run: bool = False,
+    once: bool = False,
+    take_over: bool = False,
+    echo: bool = True,
 ) -> Iterator[Session]:
     """Hold a folder, and publish how the session ended.
 
@@ -73,8 +82,12 @@ def open_session(
         Names the state folder and the log.
     loaded
         ``config.load.Loaded``.
+    sources
+        Where the settings came from: edits are shown and applied to what has not begun.
     dry_run
         Stop at the first stage that would submit.
+    once
+        Do what can be done now and do not wait for jobs.
     take_over
         Take the lock of a master on another machine.
     echo
@@ -100,9 +113,11 @@ def open_session(
             resource,
             getattr(param, "campaign", "init_bulk"),
             clock=SystemClock(),
-            on_tick=lambda: board.beat(),
+            on_tick=lambda: tick(),
             stop=stop,
+            once=once,
         )
+        edits = Edits(None if dry_run else sources, loaded, state_dir)
         board = Snapshot(state_dir, workflow, getattr(param, "campaign", "init_bulk"), dispatcher.counts, notes=list(loaded.notes))
 
         def changed(stage: Stage, what: str) -> None:
@@ -110,6 +125,11 @@ def open_session(
             board.publish()
             log.info("%s %s", stage.name, what)
             stop.check()
+
+        def tick() -> None:
+            board.beat()
+            if edits.poll() is not None:
+                use_edited(session, dispatcher)
 
         session = Session(
             work_dir=work_dir,
@@ -120,15 +140,20 @@ def open_session(
             fork=functools.partial(fork, beat=board.beat),
             stop=stop,
             dry_run=dry_run,
+            edits=edits,
         )
         if not dry_run:
             give_another_round(journal)
+            edits.tell_since_last_start()
         log.info("%s in %s, jobs go to %s, log in %s.log", workflow, work_dir, scheduler.name, workflow)
         board.publish()
         try:
             yield session
         except DryRunDone:
             board.state, board.reason = "stopped", "dry run"
+            raise
+        except InProgress as waiting:
+            board.state, board.reason = "waiting", str(waiting)
             raise
         except StopRequested as request:
             board.state, board.reason = "stopped", f"{request}; the jobs stay, and the same command goes on"
@@ -145,6 +170,16 @@ def open_session(
         finally:
             board.publish()
             reach("iteration-done")
+
+
+def use_edited(session: Session, dispatcher: Dispatcher) -> None:
+    """Take over an edited resource.json for every job that is not submitted yet; its commands count from the next stage on."""
+    try:
+        dispatcher.use(session.edits.loaded.resource)
+    except InputError as error:
+        log.warning("resource.json edited, and not applied:\n%s", error)
+    else:
+        session.resource = session.edits.loaded.resource
 
 
 def promise_another_round(journal: Journal, resource: Resource, tasks: Sequence[Task]) -> None:
