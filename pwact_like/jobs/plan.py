@@ -233,8 +233,8 @@ def _take_up(journal: Journal, plan: Plan, live: Mapping[str, AttemptRow]) -> No
     _close_finished_jobs(journal, live, set(jobs))
     order = {name: place for place, name in enumerate(plan.tasks)}
     plan.pending.sort(key=lambda work: order[work.task.name])
-    if jobs or any(row.state for row in rows.values()):
-        done = sum(rows[name].state is not None for name in plan.tasks)
+    done = sum(rows[name].state is not None for name in plan.tasks)
+    if plan.jobs or done:
         log.info("%d of %d tasks were done before, %d jobs are taken up again", done, len(plan.tasks), len(plan.jobs))
 
 

@@ -1,0 +1,359 @@
+"""What follows a failure, by its cause: more memory, more time, another node, a checkpoint, or the end."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from jobs_bench import scripted_bench, state_of
+from jobs_support import always_ok, make_task
+
+from pwact_like.config.resource import ResourceSection, Retry
+from pwact_like.errors import InProgress, InputError
+from pwact_like.jobs.script import attempt_folder
+from pwact_like.jobs.types import Answer, Asks, EndCause, JobView, NoAnswer, Refused, TaskState
+from pwact_like.outcome import TaskFiles
+
+
+@pytest.fixture
+def bench(tmp_path):
+    with scripted_bench(tmp_path) as build:
+        yield build
+
+
+def leave(task, number, status, **files):
+    """What an attempt leaves: claim, exit marker (None: none), files."""
+    folder = attempt_folder(task, number)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "claim").touch()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    if status is not None:
+        (folder / "exit").write_text(f"{status}\n")
+
+
+def run_and_end(bench, dispatcher, number, cause, task, status=None, node="n1", memory_mb=None, **files):
+    """Let job ``number`` run task's attempt ``number`` and end so; ticks past the grace period."""
+    name = bench.scheduler.submissions[number - 1]
+    bench.scheduler.jobs[str(number)] = JobView(str(number), name, alive=True, running=True, node=node)
+    dispatcher.tick()
+    leave(task, number, status, **files)
+    bench.scheduler.jobs[str(number)] = JobView(str(number), name, alive=False, cause=cause, node=node, memory_mb=memory_mb)
+    dispatcher.tick()
+    bench.clock.now += 31
+    dispatcher.tick()
+
+
+def asks_of(dispatcher, task):
+    return dispatcher.journal.attempts(task.name)[-1].asks
+
+
+# ---------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("status", [137, None])
+def test_out_of_memory_gets_more_memory(bench, tmp_path, status):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], train=ResourceSection(memory="4G"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, status)
+    first = dispatcher.journal.attempts("t")[0]
+    assert first.cause == EndCause.OUT_OF_MEMORY and first.strike and "it had 4096 MB and gets 8192 MB" in first.reason
+    assert asks_of(dispatcher, task) == Asks(memory_mb=8192)
+    assert bench.scheduler.requests[-1].asks.memory_mb == 8192
+
+
+def test_memory_that_nobody_named_is_asked_of_the_scheduler(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task])
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, 137)
+    assert asks_of(dispatcher, task).memory_mb == 2000, "twice the 1000 that the scheduler says it had"
+
+
+def test_never_more_memory_than_retry_allows(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", max_attempts=9)
+    dispatcher = bench([task], train=ResourceSection(memory="4G", retry=Retry(memory_max="6G")))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, 137)
+    assert asks_of(dispatcher, task).memory_mb == 6144
+    run_and_end(bench, dispatcher, 2, EndCause.OUT_OF_MEMORY, task, 137)
+    assert state_of(dispatcher) is TaskState.FAILED and "allows no more" in dispatcher.results()["t"].reason
+
+
+def test_a_killed_task_waits_for_the_schedulers_word(bench, tmp_path):
+    """Among several tasks of a job one is killed for its memory: the job's state says so only at its end."""
+    tasks = [make_task(tmp_path / name, "touch out") for name in "ab"]
+    dispatcher = bench(tasks, train=ResourceSection(group_size=2, memory="4G"))
+    dispatcher.tick()
+    name = bench.scheduler.submissions[0]
+    bench.scheduler.jobs["1"] = JobView("1", name, alive=True, running=True)
+    leave(tasks[0], 1, 137)
+    leave(tasks[1], 1, 0, out="")
+    for _ in range(3):
+        dispatcher.tick()
+    assert state_of(dispatcher, "b") is TaskState.ACCEPTED and dispatcher.journal.attempts("a")[-1].number == 1
+    bench.scheduler.jobs["1"] = JobView("1", name, alive=False, cause=EndCause.OUT_OF_MEMORY)
+    dispatcher.tick()
+    assert dispatcher.journal.attempts("a")[0].cause == EndCause.OUT_OF_MEMORY and asks_of(dispatcher, tasks[0]).memory_mb == 8192
+
+
+def test_memory_is_told_from_the_jobs_own_output(bench, tmp_path):
+    """With OverMemoryKill the state is FAILED 0:9."""
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], train=ResourceSection(memory="1G"))
+    dispatcher.tick()
+    job = bench.scheduler.submissions[0]
+    text = "slurmstepd: error: Step 5.4294967291 exceeded memory limit (2684354560 > 1572864000), being killed\n"
+    (dispatcher.state_dir / "jobs" / job / "stderr").write_text(text)
+    run_and_end(bench, dispatcher, 1, EndCause.FAILED, task)
+    assert dispatcher.journal.attempts("t")[0].cause == EndCause.OUT_OF_MEMORY and asks_of(dispatcher, task).memory_mb == 2048
+
+
+# ---------------------------------------------------------------------- time
+
+CARRY = TaskFiles(outputs=("out",), carry=("checkpoint",))
+
+
+def test_a_checkpoint_goes_on_without_a_strike(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=2)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    for number in range(1, 8):
+        run_and_end(bench, dispatcher, number, EndCause.TIMEOUT, task, None, checkpoint=f"step {number}")
+    attempts = dispatcher.journal.attempts("t")
+    assert len(attempts) == 8 and not any(attempt.strike for attempt in attempts) and "goes on from its checkpoint" in attempts[0].reason
+
+
+def test_a_warned_program_ended_in_time(bench, tmp_path):
+    """It wrote its checkpoint and ended with 75: the marker names the warning, whatever the job's state is."""
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.COMPLETED, task, "75 time limit", checkpoint="step 5")
+    first = dispatcher.journal.attempts("t")[0]
+    assert first.cause == EndCause.TIMEOUT and not first.strike and state_of(dispatcher) is None
+
+
+def test_a_checkpoint_that_does_not_move_is_a_strike(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=2)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    for number in (1, 2, 3):
+        run_and_end(bench, dispatcher, number, EndCause.TIMEOUT, task, None, checkpoint="step 1")
+    assert [attempt.strike for attempt in dispatcher.journal.attempts("t")] == [False, True, True]
+    assert state_of(dispatcher) is TaskState.FAILED
+
+
+def test_a_label_gets_more_time_or_is_set_aside(bench, tmp_path):
+    """Unchanged it would run into the same limit."""
+    task = make_task(tmp_path / "t", "touch out", max_attempts=9)
+    bench.scheduler.longest = 5400
+    dispatcher = bench([task], train=ResourceSection(time="1:00:00"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task)
+    assert asks_of(dispatcher, task).time_s == 5400, "as much as the partition allows"
+    run_and_end(bench, dispatcher, 2, EndCause.TIMEOUT, task)
+    assert state_of(dispatcher) is TaskState.FAILED and "more are not allowed" in dispatcher.results()["t"].reason
+
+
+def test_a_label_without_a_known_limit_is_set_aside_with_the_cure(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task])
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task)
+    assert state_of(dispatcher) is TaskState.FAILED and "give `time` in resource.json" in dispatcher.results()["t"].reason
+
+
+def test_a_task_whose_turn_never_came_is_not_to_blame(bench, tmp_path):
+    tasks = [make_task(tmp_path / name, "touch out", max_attempts=1) for name in "ab"]
+    dispatcher = bench(tasks, train=ResourceSection(group_size=2, time="60"))
+    dispatcher.tick()
+    bench.scheduler.jobs["1"] = JobView("1", bench.scheduler.submissions[0], alive=True, running=True)
+    leave(tasks[0], 1, 0, out="")
+    dispatcher.tick()
+    bench.scheduler.end(cause=EndCause.TIMEOUT)
+    dispatcher.tick()
+    bench.clock.now += 31
+    dispatcher.tick()
+    row = dispatcher.journal.attempts("b")[0]
+    assert (
+        row.cause == EndCause.NOT_BEGUN and not row.strike and asks_of(dispatcher, tasks[1]) == Asks() and state_of(dispatcher, "b") is None
+    )
+
+
+# ---------------------------------------------------------------------- nodes
+
+
+@pytest.mark.parametrize("cause", [EndCause.NODE_FAIL, EndCause.PREEMPTED, EndCause.CANCELLED])
+def test_nobodys_fault_is_no_strike(bench, tmp_path, cause):
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, cause, task)
+    row = dispatcher.journal.attempts("t")[0]
+    assert row.cause == cause and not row.strike and row.node == "n1" and len(bench.scheduler.submissions) == 2
+    assert asks_of(dispatcher, task).exclude == (("n1",) if cause is EndCause.NODE_FAIL else ())
+
+
+def test_failed_nodes_add_up_and_are_forgotten_when_none_is_left(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task])
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.NODE_FAIL, task, node="n1")
+    bench.scheduler.replies = [None, Refused("Requested node configuration is not available", wait=False)]
+    bench.scheduler.replies = [Refused("Requested node configuration is not available", wait=False)]
+    run_and_end(bench, dispatcher, 2, EndCause.NODE_FAIL, task, node="n2")
+    attempts = dispatcher.journal.attempts("t")
+    assert attempts[2].asks.exclude == ("n1", "n2") and "without the nodes n1, n2 it cannot run" in attempts[2].reason
+    assert not attempts[2].strike and attempts[3].asks == Asks() and state_of(dispatcher) is None
+    assert attempts[3].number == 4
+
+
+def test_memory_that_no_node_has_sets_the_task_aside_and_not_the_campaign(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], train=ResourceSection(memory="4G"))
+    dispatcher.tick()
+    bench.scheduler.replies = [Refused("Requested node configuration is not available", wait=False)]
+    run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, 137)
+    assert state_of(dispatcher) is TaskState.FAILED and "cannot be had" in dispatcher.results()["t"].reason and dispatcher.done
+
+
+def test_a_requeued_job_is_begun_anew_without_a_strike(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    (dispatcher.state_dir / "jobs" / bench.scheduler.submissions[0] / "requeued").touch()
+    run_and_end(bench, dispatcher, 1, EndCause.COMPLETED, task)
+    row = dispatcher.journal.attempts("t")[0]
+    assert row.cause == EndCause.PREEMPTED and not row.strike and len(bench.scheduler.submissions) == 2
+
+
+# ---------------------------------------------------------------------- attempts and stragglers
+
+
+def test_attempts_follow_from_resource_json(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", max_attempts=None)
+    dispatcher = bench([task], train=ResourceSection(retry=Retry(attempts=2)))
+    dispatcher.tick()
+    for number in (1, 2):
+        run_and_end(bench, dispatcher, number, EndCause.FAILED, task, 3, stderr="no convergence\n")
+    result = dispatcher.results()["t"]
+    assert result.state is TaskState.FAILED and result.attempts == 2 and "exit status 3: no convergence" in result.reason
+
+
+def test_stragglers_are_left_when_enough_are_done(bench, tmp_path):
+    tasks = [make_task(tmp_path / f"t{number}", "touch out") for number in range(4)]
+    dispatcher = bench(tasks, train=ResourceSection(enough=0.75, straggler_wait_s=100.0), max_jobs=4)
+    dispatcher.tick()
+    for number in (1, 2, 3):
+        bench.scheduler.jobs[str(number)] = JobView(str(number), bench.scheduler.submissions[number - 1], alive=True, running=True)
+        leave(tasks[number - 1], 1, 0, out="")
+    dispatcher.tick()
+    bench.clock.now += 99
+    dispatcher.tick()
+    assert not dispatcher.done and not bench.scheduler.cancelled
+    bench.clock.now += 2
+    dispatcher.tick()
+    assert bench.scheduler.cancelled == ["4"] and dispatcher.done
+    result = dispatcher.results()["t3"]
+    assert result.state is TaskState.FAILED and "a straggler: 3 of 4 tasks were enough" in result.reason
+    assert dispatcher.journal.jobs(live_only=True) == {}
+
+
+# ---------------------------------------------------------------------- the scheduler's words
+
+
+def test_the_long_memory_is_asked_after_two_absences(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    name = bench.scheduler.submissions[0]
+    bench.scheduler.hidden.add("1")
+    bench.scheduler.memory = Answer({"1": JobView("1", name, alive=False, cause=EndCause.NODE_FAIL, node="n3")})
+    dispatcher.tick()
+    assert bench.scheduler.looked_back == []
+    leave(task, 1, None)
+    dispatcher.tick()
+    assert bench.scheduler.looked_back == [{"1": name}]
+    bench.clock.now += 31
+    dispatcher.tick()
+    row = dispatcher.journal.attempts("t")[0]
+    assert row.cause == EndCause.NODE_FAIL and not row.strike and asks_of(dispatcher, task).exclude == ("n3",)
+
+
+def test_a_long_memory_without_an_answer_is_asked_again(bench, tmp_path):
+    dispatcher = bench([make_task(tmp_path / "t", "touch out")])
+    dispatcher.tick()
+    bench.scheduler.hidden.add("1")
+    bench.scheduler.memory = NoAnswer("slurmdbd is away")
+    for _ in range(4):
+        bench.clock.now += 5
+        dispatcher.tick()
+    assert len(bench.scheduler.looked_back) == 3 and state_of(dispatcher) is None
+
+
+def test_a_job_that_waits_for_ever_is_told_once(bench, tmp_path, caplog):
+    dispatcher = bench([make_task(tmp_path / "t", "touch out")])
+    dispatcher.tick()
+    view = JobView("1", bench.scheduler.submissions[0], alive=True, reason="PartitionTimeLimit", said="PENDING", stuck=True)
+    bench.scheduler.jobs["1"] = view
+    for _ in range(3):
+        dispatcher.tick()
+    assert caplog.text.count("will not begin by itself: PartitionTimeLimit") == 1
+    (row,) = dispatcher.job_rows()
+    assert (row.id, row.stuck, row.reason, row.said, row.tasks) == ("1", True, "PartitionTimeLimit", "PENDING", 1)
+
+
+def test_an_unknown_reply_ends_the_round_of_submissions(bench, tmp_path):
+    """With the controller away each sbatch would cost its time-out."""
+    tasks = [make_task(tmp_path / f"t{number}", "touch out") for number in range(5)]
+    bench.scheduler.replies = [None, "never arrived"]
+    dispatcher = bench(tasks)
+    dispatcher.tick()
+    assert len(bench.scheduler.submissions) == 2
+    for _ in range(4):
+        bench.clock.now += 6
+        dispatcher.tick()
+    assert len(bench.scheduler.submissions) == 6 and len(set(bench.scheduler.submissions)) == 5, "the lost one twice, under one name"
+
+
+# ---------------------------------------------------------------------- edits, and one look
+
+
+def test_an_edited_resource_counts_for_what_is_not_submitted(bench, tmp_path):
+    tasks = [make_task(tmp_path / name, "touch out") for name in "ab"]
+    dispatcher = bench(tasks, train=ResourceSection(queue_name="cpu"), max_jobs=1)
+    dispatcher.tick()
+    edited = dispatcher.resource.model_copy(update={"train": ResourceSection(queue_name="long"), "max_jobs": 2})
+    dispatcher.use(edited)
+    dispatcher.tick()
+    assert [request.section.queue_name for request in bench.scheduler.requests] == ["cpu", "long"]
+    with pytest.raises(InputError, match="bash cannot parse"):
+        dispatcher.use(edited.model_copy(update={"train": ResourceSection(env_list=("export A='",))}))
+    assert dispatcher.resource is edited
+
+
+def test_one_look_ends_when_only_jobs_can_go_on(bench, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], once=True)
+    with pytest.raises(InProgress, match="1 job under way"):
+        dispatcher.run([task], always_ok)
+    dispatcher = bench([task], once=True)
+    bench.scheduler.run()
+    bench.scheduler.end()
+    assert dispatcher.run([task], always_ok)["t"].state is TaskState.ACCEPTED
+
+
+def test_one_look_stays_until_an_absence_is_confirmed(bench, tmp_path):
+    """Each call begins with a fresh count: one that looks only once would never come to two."""
+    task = make_task(tmp_path / "t", "touch out", max_attempts=2)
+    dispatcher = bench([task], once=True)
+    with pytest.raises(InProgress):
+        dispatcher.run([task], always_ok)
+    bench.scheduler.hidden.add("1")
+    dispatcher = bench([task], once=True)
+    with pytest.raises(InProgress):
+        dispatcher.run([task], always_ok)
+    assert len(bench.scheduler.submissions) == 2 and dispatcher.journal.attempts("t")[0].cause == "lost"
