@@ -54,25 +54,37 @@ def job_name(campaign: str, work: Sequence[Work], uid: str = "") -> str:
     return f"pwl-{readable[:40]}-{digest}-{max(item.number for item in work)}"
 
 
-def script_text(name: str, folder: Path, work: Sequence[Work], resource: Resource, scheduler: Scheduler) -> str:
-    """Text of a job's script."""
+def script_content(name: str, folder: Path, work: Sequence[Work], resource: Resource, scheduler: Scheduler) -> bytes:
+    """A job's script; names of files that are not UTF-8 keep their bytes."""
     section = section_of(resource, work[0].task)
-    return render_job(name, folder, work, section, scheduler.header(JobRequest(name, section, work[0].asks)))
+    header = scheduler.header(JobRequest(name, section, work[0].asks))
+    return render_job(name, folder, work, section, header).encode("utf-8", "surrogateescape")
 
 
-def write_script(path: Path, text: str) -> str:
-    """Write a script, unless it is there already; returns its SHA-256."""
-    content = text.encode("utf-8", "surrogateescape")  # names of files that are not UTF-8 keep their bytes
-    if not (path.is_file() and path.read_bytes() == content):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())  # the folder's entry comes to the disk with the journal's next flush
-        temporary.chmod(0o755)
-        temporary.replace(path)
+def digest_of(content: bytes) -> str:
+    """SHA-256 of a script."""
     return hashlib.sha256(content).hexdigest()
+
+
+def write_script(path: Path, content: bytes | str, flush: bool = True) -> None:
+    """Write a script, unless it is there already."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    try:
+        path.parent.mkdir()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True)
+    except FileExistsError:
+        if path.is_file() and path.read_bytes() == content:
+            return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o755)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        if flush:
+            os.fsync(handle)  # the folder's entry comes to the disk with the journal's next flush
+    temporary.replace(path)
 
 
 def check_work(work: Sequence[Work], resource: Resource) -> None:
@@ -101,6 +113,6 @@ def dry_run(tasks: Sequence[Task], resource: Resource, state_dir: Path, campaign
     for items in groups(work, resource):
         name = job_name(campaign, items)
         folder = state_dir / DRY_RUN_FOLDER / name
-        write_script(folder / SCRIPT_NAME, script_text(name, folder, items, resource, scheduler))
+        write_script(folder / SCRIPT_NAME, script_content(name, folder, items, resource, scheduler))
         paths.append(folder / SCRIPT_NAME)
     return paths

@@ -114,14 +114,14 @@ def read_needs(script: Path) -> Needs:
     return Needs(int(found[1]), int(found[2])) if found else Needs(1, 0)
 
 
-def own_programs() -> list[str]:
+@lru_cache(maxsize=1)
+def own_programs() -> tuple[str, ...]:
     """Folders behind the user's PATH in which ``pwact-like`` is found."""
     folder = Path(sys.executable).parent
-    folders = [str(folder)]
     source_tree = Path(pwact_like.__file__).resolve().parents[1] / "bin"
     if not (folder / "pwact-like").exists() and (source_tree / "pwact-like").exists():
-        folders.append(str(source_tree))
-    return folders
+        return str(folder), str(source_tree)
+    return (str(folder),)
 
 
 def is_variable(name: str) -> bool:

@@ -68,7 +68,7 @@ class SlurmScheduler:
         """Seconds between two questions: well below the time for which the controller remembers finished jobs."""
         remembered = self.facts.min_job_age_s
         longest = POLL_S[1] if not remembered else max(1.0, min(POLL_S[1], remembered / 2))
-        return Pace(poll_s=(min(POLL_S[0], longest), longest), grace_s=GRACE_S, submissions=SUBMISSIONS)
+        return Pace(poll_s=(min(POLL_S[0], longest), longest), grace_s=GRACE_S, submissions=SUBMISSIONS, copies_scripts=True)
 
     @property
     def facts(self) -> ClusterFacts:
@@ -114,8 +114,7 @@ class SlurmScheduler:
         result = self._squeue()
         if isinstance(result, NoAnswer):
             return result
-        views = read_squeue(result.out)
-        return Answer({number: views[number] for number in wanted if number in views})
+        return Answer(read_squeue(result.out, wanted))
 
     def find(self, name: str) -> Answer | NoAnswer:
         """Find a job by its name: among those that the controller knows, then in the accounting."""

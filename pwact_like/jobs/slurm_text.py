@@ -6,7 +6,7 @@ Sources: squeue(1), sacct(1), scontrol(1), sbatch(1), and outputs of Slurm 22.05
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from pwact_like.config.sbatch import megabytes, seconds
@@ -17,6 +17,7 @@ SQUEUE_FORMAT = "%i|%T|%r|%N|%V|%S|%e|%j"
 SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start,End,AllocTRES,JobName"
 _SQUEUE_FIELDS = 8
 _SACCT_FIELDS = 8
+_JOB_ID = re.compile(r"\d+(_\d+)?(\+\d+)?")  # of an array's task, of a part of a heterogeneous job
 
 _ENDED = {
     "COMPLETED": EndCause.COMPLETED,
@@ -80,7 +81,7 @@ _NAMED_LIMIT = re.compile(r"\b(?:QOS|Assoc|Grp)\w*(?:Limit|Min|Max|Per)\w*", re.
 def view_of(line: str) -> JobView | None:
     """Read one line of squeue in `SQUEUE_FORMAT`; None when it is none (cut off, a warning, another program's noise)."""
     fields = line.rstrip("\n").split("|", _SQUEUE_FIELDS - 1)
-    if len(fields) != _SQUEUE_FIELDS or not re.fullmatch(r"\d+(_\d+)?(\+\d+)?", fields[0]):
+    if len(fields) != _SQUEUE_FIELDS or not _JOB_ID.fullmatch(fields[0]):
         return None
     number, state, reason, nodes, submitted, started, ended, name = fields
     said = state.strip()
@@ -107,9 +108,15 @@ def is_stuck(reason: str) -> bool:
     return word in _STUCK
 
 
-def read_squeue(text: str) -> dict[str, JobView]:
-    """Views by id of squeue's output; lines that are none are left out (a job that is missing so is asked for again)."""
-    views = (view_of(line) for line in text.splitlines())
+def read_squeue(text: str, wanted: Container[str] | None = None) -> dict[str, JobView]:
+    """Views by id of squeue's output; lines that are none are left out (a job that is missing so is asked for again).
+
+    With ``wanted`` only these ids are looked at: thousands of finished jobs may stand beside them.
+    """
+    lines = text.splitlines()
+    if wanted is not None:
+        lines = [line for line in lines if line.partition("|")[0] in wanted]
+    views = (view_of(line) for line in lines)
     return {view.id: view for view in views if view is not None}
 
 

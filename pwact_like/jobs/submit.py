@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,8 @@ class Submitter:
         self._campaign = campaign
         self._clock = clock
         self._stop = stop
+        self._contents: dict[str, bytes] = {}  # scripts that are recorded and not written yet
+        self._ended = threading.Event()
         self._refused_until = 0.0
         self._refused_wait_s = _REFUSED_WAIT_S[0]
         self.beyond_reach: list[tuple[Job, str]] = []
@@ -71,13 +73,31 @@ class Submitter:
         room = len(plan.pending) if cap is None else cap - len(plan.jobs)
         if not plan.pending or room <= 0 or self._stop.is_set or self.waits:
             return False
-        changed = False
         waiting = group.groups(plan.pending, self.resource)[:room]
-        for start in range(0, len(waiting), BATCH):
-            if self._stop.is_set or self.waits or self.beyond_reach:
-                break
-            changed = self.hand_over(plan, self._intend(plan, waiting[start : start + BATCH])) or changed
-        return changed
+        batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
+        at_a_time = min(self._scheduler.pace.submissions, len(waiting))
+        changed = False
+        if at_a_time <= 1:
+            for batch in batches:
+                if self._must_end:
+                    break
+                changed = self.hand_over(plan, self._intend(plan, batch)) or changed
+            return changed
+        before: tuple[list[Job], list[Future[Reply | None]]] | None = None
+        with ThreadPoolExecutor(max_workers=at_a_time, thread_name_prefix="submit") as pool:
+            # the next batch's intents are written while this one's jobs are on their way
+            for batch in batches:
+                if self._must_end or self._ended.is_set():
+                    break
+                jobs = self._intend(plan, batch)
+                under_way = jobs, [pool.submit(self._submit, job) for job in jobs]
+                changed = self._take(plan, before) or changed
+                before = under_way
+            return self._take(plan, before) or changed
+
+    @property
+    def _must_end(self) -> bool:
+        return self._stop.is_set or self.waits or bool(self.beyond_reach)
 
     @property
     def waits(self) -> bool:
@@ -85,24 +105,57 @@ class Submitter:
         return self._clock.monotonic() < self._refused_until
 
     def _intend(self, plan: Plan, shared: Sequence[Sequence[Work]]) -> list[Job]:
-        """Write scripts, and record that they are about to be submitted."""
-        intents = []
+        """Record that jobs are about to be submitted; their scripts are written right before that."""
+        intents, uid = [], self._journal.uid
         for work in shared:
-            name = group.job_name(self._campaign, work, self._journal.uid)
-            folder = self._jobs / name
-            digest = group.write_script(folder / group.SCRIPT_NAME, group.script_text(name, folder, work, self.resource, self._scheduler))
-            intents.append((name, digest, work))
+            name = group.job_name(self._campaign, work, uid)
+            content = group.script_content(name, self._jobs / name, work, self.resource, self._scheduler)
+            self._contents[name] = content
+            intents.append((name, group.digest_of(content), work))
         with self._journal.transaction() as writer:
             for name, digest, work in intents:
                 writer.intend_job(name, work[0].task.section, digest, [(item.task.name, item.number) for item in work])
         jobs = plan.put_into_jobs({name: work for name, _, work in intents})
         for _ in jobs:
             reach("intent-written")
+        self._ended.clear()
         return jobs
 
     def hand_over(self, plan: Plan, jobs: Sequence[Job]) -> bool:
-        """Submit jobs whose intents are recorded, and record the answers; a stop or a refusal withdraws the rest."""
-        replies = self._submit_all(jobs)
+        """Submit jobs whose intents are recorded, one after the other, and record the answers."""
+        self._ended.clear()
+        return self._settle(plan, jobs, [self._submit(job) for job in jobs])
+
+    def _take(self, plan: Plan, batch: tuple[Sequence[Job], Sequence[Future[Reply | None]]] | None) -> bool:
+        return batch is not None and self._settle(plan, batch[0], [future.result() for future in batch[1]])
+
+    def _submit(self, job: Job) -> Reply | None:
+        """The scheduler's reply; None when it was not tried any more. Called by several threads.
+
+        The first reply that is no plain yes ends the round: with a controller away each call would cost its time-out.
+        """
+        if self._stop.is_set or self._ended.is_set():
+            return None
+        script = self._script(job)
+        self._journal.check()
+        reply = self._scheduler.submit(script, job.name)
+        reach("submitted-unrecorded")
+        if not isinstance(reply, Submitted):
+            self._ended.set()
+        return reply
+
+    def _script(self, job: Job) -> Path:
+        """The script of a job; one that an earlier master wrote stays, one of its that is gone is written again."""
+        script = self._jobs / job.name / group.SCRIPT_NAME
+        content = self._contents.pop(job.name, None)
+        if content is None and not script.exists():
+            content = group.script_content(job.name, script.parent, job.work, self.resource, self._scheduler)
+        if content is not None:
+            group.write_script(script, content, flush=not self._scheduler.pace.copies_scripts)
+        return script
+
+    def _settle(self, plan: Plan, jobs: Sequence[Job], replies: Sequence[Reply | None]) -> bool:
+        """Record the replies; jobs that were refused or not tried any more are withdrawn."""
         taken = [(job, reply.id) for job, reply in zip(jobs, replies, strict=True) if isinstance(reply, Submitted)]
         for job, reply in zip(jobs, replies, strict=True):
             if isinstance(reply, SubmitUnknown):
@@ -116,39 +169,10 @@ class Submitter:
             reach("submitted")
         self._withdraw(plan, [job for job, reply in zip(jobs, replies, strict=True) if reply is None or isinstance(reply, Refused)])
         for job, reply in zip(jobs, replies, strict=True):
+            self._contents.pop(job.name, None)
             if isinstance(reply, Refused):
                 self._refused(job, reply)
         return any(reply is not None and not isinstance(reply, Refused) for reply in replies)
-
-    def _submit_all(self, jobs: Sequence[Job]) -> list[Reply | None]:
-        """The scheduler's replies, several submissions at a time where it likes that; None for those not tried any more.
-
-        The first reply that is no plain yes ends the round: with a controller away each call would cost its time-out.
-        """
-        ended = threading.Event()
-
-        def submit(job: Job) -> Reply | None:
-            if self._stop.is_set or ended.is_set():
-                return None
-            self._journal.check()
-            reply = self._scheduler.submit(self._script(job), job.name)
-            reach("submitted-unrecorded")
-            if not isinstance(reply, Submitted):
-                ended.set()
-            return reply
-
-        at_a_time = min(self._scheduler.pace.submissions, len(jobs))
-        if at_a_time <= 1:
-            return [submit(job) for job in jobs]
-        with ThreadPoolExecutor(max_workers=at_a_time, thread_name_prefix="submit") as pool:
-            return list(pool.map(submit, jobs))
-
-    def _script(self, job: Job) -> Path:
-        """The script of a job; written again if it is an earlier master's and is gone."""
-        script = self._jobs / job.name / group.SCRIPT_NAME
-        if not script.exists():
-            group.write_script(script, group.script_text(job.name, script.parent, job.work, self.resource, self._scheduler))
-        return script
 
     def _withdraw(self, plan: Plan, jobs: Sequence[Job]) -> None:
         """Plan the attempts of jobs that were not submitted again, in their old order."""

@@ -212,11 +212,14 @@ class Pace:
         How long a job's marker or outputs may come late after the scheduler said that it is over.
     submissions
         How many jobs may be submitted at the same time.
+    copies_scripts
+        Whether it copies a script when it takes it, so that the file need not survive a power cut.
     """
 
     poll_s: tuple[float, float] = (0.05, 0.5)
     grace_s: float = 1.0
     submissions: int = 1
+    copies_scripts: bool = False
 
 
 class Scheduler(Protocol):
