@@ -31,6 +31,7 @@ from pwact_like.jobs.script import Work  # noqa: E402
 from pwact_like.jobs.slurm import SUBMISSIONS, SlurmScheduler  # noqa: E402
 from pwact_like.jobs.types import JobRequest, Task  # noqa: E402
 from pwact_like.outcome import Ok, TaskFiles  # noqa: E402
+from pwact_like.workflows import active_learning, session  # noqa: E402
 
 IN_MEMORY = (active_learning, session)  # what a master has loaded, so that the waiting one weighs the same
 SECTION = ResourceSection(custom_flags=("--begin=now+1day",), time="30")
