@@ -34,6 +34,15 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "Keys count in any case; a key that begins with `_` is a comment. Data that `init_bulk` has yet to make counts as missing: "
         "check `param.json` after it.",
     ),
+    "doctor": (
+        "pwact-like doctor                                       # this machine\n"
+        "pwact-like doctor resource.json                         # and each section: modules, programs, partitions\n"
+        "pwact-like doctor resource.json param.json --submit     # and one tiny job for each section",
+        "Nothing is left behind, but for the files of `--submit` when something was wrong (or with `--keep`): "
+        "`WORK_DIR/.pwact_like/doctor/`. The jobs of `--submit` ask for what real ones ask for, with at most ten minutes of time; they are "
+        "ended on Ctrl-C and after `--timeout`. Programs that are missing on a login node may be there on the compute nodes: with "
+        "`--submit` the nodes' word counts. `--json` prints `ok` and `findings` (`topic`, `level`, `text`, `cure`).",
+    ),
     "status": (
         "pwact-like status\npwact-like status run --work-dir /scratch/me/campaign --json",
         "It reads a snapshot that the master renames in, never the journal, so it may be called at any time, from any machine "

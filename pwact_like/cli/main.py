@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init_bulk": ("pwact_like.cli.init_bulk", "make labelled starting data from crystal structures"),
     "run": ("pwact_like.cli.run", "train, explore, select, label, repeat (starts or continues)"),
     "check": ("pwact_like.cli.check", "check param.json and resource.json, all problems at once"),
+    "doctor": ("pwact_like.cli.doctor", "look at this machine and Slurm, and say what will not work"),
     "status": ("pwact_like.cli.status", "show where a campaign stands"),
     "kill": ("pwact_like.cli.kill", "end a campaign's jobs and its master"),
     "filter": ("pwact_like.cli.filter", "apply other trust levels to an exploration"),

@@ -222,7 +222,7 @@ class Dispatcher:
                 node=job.node,
                 since=job.view.since if job.view else None,
                 tasks=len(job.inside),
-                stuck=bool(job.view and job.view.alive and job.view.stuck),
+                stuck=job.told_stuck,
             )
             for job in self._plan.jobs.values()
         ]

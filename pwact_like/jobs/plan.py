@@ -54,6 +54,8 @@ class Job:
     cause: EndCause = EndCause.UNKNOWN
     reason: str = ""
     view: JobView | None = None
+    stuck_since: float | None = None
+    told_stuck: bool = False
 
     @property
     def node(self) -> str:

@@ -31,7 +31,8 @@ _ENDED = {
     "REVOKED": EndCause.CANCELLED,
     "DEADLINE": EndCause.FAILED,  # the user's own --deadline: the next attempt would meet it, too
 }
-_ON_A_NODE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+# in every other state, those of future versions too, it may be on a node or have been there
+_WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 
 # what a job waits for by one of these comes by nobody's waiting: somebody must change the job, the nodes or the limits
 _STUCK = (
@@ -85,8 +86,8 @@ def view_of(line: str) -> JobView | None:
         return None
     number, state, reason, nodes, submitted, started, ended, name = fields
     said = state.strip()
-    running = said in _ON_A_NODE
     alive = said not in _ENDED
+    running = alive and said not in _WAITING
     since = _time(started) if running else _time(submitted) if alive else _time(ended)
     return JobView(
         id=number,
@@ -134,7 +135,7 @@ def read_sacct(text: str) -> dict[str, JobView]:
             id=number,
             name=name,
             alive=alive,
-            running=word in _ON_A_NODE,
+            running=alive and word not in _WAITING,
             cause=_ENDED.get(word, EndCause.UNKNOWN),
             reason=f"{state}, exit code {exit_code}" if not alive else "",
             node="" if nodes in ("", "None assigned") else nodes,

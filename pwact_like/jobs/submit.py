@@ -75,6 +75,7 @@ class Submitter:
             return False
         waiting = group.groups(plan.pending, self.resource)[:room]
         batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
+        self._ended.clear()
         at_a_time = min(self._scheduler.pace.submissions, len(waiting))
         changed = False
         if at_a_time <= 1:
@@ -118,7 +119,6 @@ class Submitter:
         jobs = plan.put_into_jobs({name: work for name, _, work in intents})
         for _ in jobs:
             reach("intent-written")
-        self._ended.clear()
         return jobs
 
     def hand_over(self, plan: Plan, jobs: Sequence[Job]) -> bool:

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 # a job is absent only when the scheduler said so this often in sequence, each time without an error
 CONFIRMATIONS = 2
+STUCK_S = 5.0
 
 
 class Watch:
@@ -101,8 +102,7 @@ class Watch:
             job.absent += 1
             job.state = AttemptState.UNKNOWN
             return job.state is not before or job.absent == CONFIRMATIONS
-        if view.stuck and not (job.view and job.view.stuck):
-            log.warning("job %s (%s) will not begin by itself: %s; see to it, or end it", job.name, view.id, view.reason)
+        self._tell_if_stuck(job, view)
         job.view = view
         if view.alive:
             job.absent, job.looked_back, job.gone_since = 0, False, None
@@ -113,6 +113,16 @@ class Watch:
             if job.gone_since is None:
                 job.gone_since = self._clock.monotonic()
         return job.state is not before or words != (view.said, view.reason, view.node)
+
+    def _tell_if_stuck(self, job: Job, view: JobView) -> None:
+        """Say once that a job waits for ever; some such reasons come and go, a node that was just resumed for one."""
+        if not view.stuck:
+            job.stuck_since, job.told_stuck = None, False
+        elif job.stuck_since is None:
+            job.stuck_since = self._clock.monotonic()
+        if view.stuck and not job.told_stuck and self._clock.monotonic() - (job.stuck_since or 0.0) >= STUCK_S:
+            job.told_stuck = True
+            log.warning("job %s (%s) will not begin by itself: %s; see to it, or end it", job.name, view.id, view.reason)
 
     def _note_silence(self, text: str) -> None:
         if not self.silent:

@@ -17,6 +17,10 @@ from pwact_like.jobs.types import Answer, EndCause, NoAnswer, Refused
 
 pytestmark = pytest.mark.slurm
 
+# both slots at work at the same time
+BOTH = (
+    'echo "$CUDA_VISIBLE_DEVICES" >out; until [ -e ../../../t0/.attempt/1/out ] && [ -e ../../../t1/.attempt/1/out ]; do sleep 0.02; done'
+)
 FOREVER = "while [ ! -e ../../go ]; do sleep 0.02; done"
 
 
@@ -61,7 +65,7 @@ class SlurmContract(SchedulerContract):
         assert self.look(scheduler, reply.id).stuck
         scheduler.cancel({reply.id: "pwl-contract-l-1"})
 
-    @pytest.mark.parametrize("flag", ["--partition=nowhere", "--mem=900G", "--nodes=40"])
+    @pytest.mark.parametrize("flag", ["--partition=nowhere", "--mem=900G", "--gres=gpu:9"])
     def test_what_can_never_be_is_refused_for_good(self, scheduler, jobs, tmp_path, flag):
         section = ResourceSection(custom_flags=(flag,))
         reply = scheduler.submit(
@@ -84,7 +88,13 @@ class SlurmContract(SchedulerContract):
         assert self.until_ended(scheduler, job).cause is EndCause.COMPLETED and (attempt_folder(task, 1) / "out").exists()
 
     def test_gpus_are_dealt_out_to_slots(self, scheduler, jobs, tmp_path):
-        tasks = [make_task(tmp_path / f"t{n}", 'echo "$CUDA_VISIBLE_DEVICES" >out') for n in range(2)]
+        tasks = [
+            make_task(
+                tmp_path / f"t{n}",
+                BOTH,
+            )
+            for n in range(2)
+        ]
         section = ResourceSection(gpu_per_node=2, parallel_num=2, group_size=2, queue_name="gpu", cpu_per_node=2)
         name = "pwl-contract-p-1"
         from pwact_like.jobs import group

@@ -45,7 +45,7 @@ def squeue(number="7", state="RUNNING", reason="None", node="n1", submitted="100
         ("REQUEUE_HOLD", True, False, EndCause.UNKNOWN),
         ("SPECIAL_EXIT", True, False, EndCause.UNKNOWN),
         ("RESV_DEL_HOLD", True, False, EndCause.UNKNOWN),
-        ("A_STATE_OF_TOMORROW", True, False, EndCause.UNKNOWN),
+        ("A_STATE_OF_TOMORROW", True, True, EndCause.UNKNOWN),
         ("COMPLETED", False, False, EndCause.COMPLETED),
         ("FAILED", False, False, EndCause.FAILED),
         ("TIMEOUT", False, False, EndCause.TIMEOUT),

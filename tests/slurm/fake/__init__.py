@@ -1,0 +1,1 @@
+"""A Slurm without daemons for tests: see `fake.fake_slurm`."""
