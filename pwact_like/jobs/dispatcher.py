@@ -303,9 +303,13 @@ class Dispatcher:
             cause = EndCause.LOST if cause in (EndCause.COMPLETED, EndCause.UNKNOWN, EndCause.FAILED) else cause
             said = folder_of.diagnosis(self._folder(job.name) / "stderr")
             reason = f"job {job.name} ended without a word on this task: {job.reason or cause}" + f"; it said: {said}" * bool(said)
-            did_nothing = not (job.judged or any(folder_of.was_claimed(work.task, work.number) for work in job.work))
+            worked = job.judged or any(folder_of.was_claimed(work.task, work.number) for work in job.work)
+            vanished = job.state is not AttemptState.ENDED and not folder_of.has_claim(self._folder(job.name))
             self._recorder.record(
-                [(item, lost_attempt(item.work.task, item.work.number, cause, reason, did_nothing)) for item in list(job.inside.values())]
+                [
+                    (item, lost_attempt(item.work.task, item.work.number, cause, reason, job_worked=worked, vanished=vanished))
+                    for item in list(job.inside.values())
+                ]
             )
             changed = True
         return changed

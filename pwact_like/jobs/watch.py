@@ -70,7 +70,7 @@ class Watch:
             self._note_silence(answer.text)
             return False
         self._note_answer()
-        changed = [job for job in by_id.values() if self._has_changed(job, answer.jobs.get(job.id or ""))]
+        changed = [job for job in by_id.values() if self._has_changed(job, _view_of(job, answer))]
         changed += self._look_back([job for job in by_id.values() if job.absent >= CONFIRMATIONS and not job.looked_back])
         # how a job ended is recorded together with what becomes of its tasks
         moved = {job.name: job for job in changed if job.state is not AttemptState.ENDED}
@@ -87,7 +87,7 @@ class Watch:
             return []
         answer = self._scheduler.look_back({job.id: job.name for job in jobs if job.id is not None})
         for job in jobs:
-            view = None if isinstance(answer, NoAnswer) else answer.jobs.get(job.id or "")
+            view = None if isinstance(answer, NoAnswer) else _view_of(job, answer)
             if view is not None:
                 self._has_changed(job, view)
                 continue
@@ -133,6 +133,12 @@ class Watch:
         if self.silent:
             log.info("the scheduler answers again")
         self.silent = False
+
+
+def _view_of(job: Job, answer: Answer) -> JobView | None:
+    """What an answer says of a job; an id that was given to another job says nothing of ours."""
+    view = answer.jobs.get(job.id or "")
+    return view if view is not None and view.name == job.name else None
 
 
 def record_ids(journal: Journal, taken: Sequence[tuple[Job, str]]) -> None:

@@ -105,6 +105,25 @@ class Bench:
         return self.journal.attempts(task.name)[number - 1].cause
 
 
+def build_bench(slurm, tmp_path, monkeypatch):
+    """A function that opens benches on this Slurm; the body of a fixture."""
+    monkeypatch.setattr(submit, "_REFUSED_WAIT_S", (0.5, 2.0))
+    opened: list[Bench] = []
+
+    def build(folder: Path | None = None, **options: object) -> Bench:
+        opened.append(Bench(folder or tmp_path, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield build
+    for one in opened:
+        one.close()
+
+
+def greedy_command() -> str:
+    """A command that takes 220 MB for some seconds."""
+    return 'python3 -c "import time; x = bytearray(220 << 20); time.sleep(4)"'
+
+
 def hold(folder: Path) -> Path:
     """While this file is there, tasks with HOLD wait."""
     (folder / "hold").touch()
@@ -123,16 +142,7 @@ class FaultTable:
 
     @pytest.fixture
     def bench(self, slurm, tmp_path, monkeypatch):
-        monkeypatch.setattr(submit, "_REFUSED_WAIT_S", (0.5, 2.0))
-        opened: list[Bench] = []
-
-        def build(folder: Path | None = None, **options: object) -> Bench:
-            opened.append(Bench(folder or tmp_path, **options))  # type: ignore[arg-type]
-            return opened[-1]
-
-        yield build
-        for one in opened:
-            one.close()
+        yield from build_bench(slurm, tmp_path, monkeypatch)
 
     # what a kind of Slurm knows how to do
     def controller_away(self, slurm):
@@ -302,7 +312,7 @@ class FaultTable:
 
     def greedy(self, folder: Path) -> str:
         """A command that takes 220 MB."""
-        return 'python3 -c "import time; x = bytearray(220 << 20); time.sleep(4)"'
+        return greedy_command()
 
     def prepare_memory(self, slurm, master):
         """Plan what a Slurm without real memory does."""

@@ -360,3 +360,25 @@ def test_one_look_stays_until_an_absence_is_confirmed(bench, tmp_path):
     with pytest.raises(InProgress):
         dispatcher.run([task], always_ok)
     assert len(bench.scheduler.submissions) == 2 and dispatcher.journal.attempts("t")[0].cause == "lost"
+
+
+def test_an_id_that_was_given_to_another_job_says_nothing_of_ours(bench, tmp_path):
+    """Seen on a real Slurm: a controller killed before it had saved a new job forgets it, and gives its id away again."""
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    bench.scheduler.jobs["1"] = JobView("1", "pwl-somebody-else-1", alive=False, cause=EndCause.COMPLETED)
+    for _ in range(5):
+        bench.clock.now += 20
+        dispatcher.tick()
+    row = dispatcher.journal.attempts("t")[0]
+    assert row.cause == EndCause.LOST and not row.strike and len(bench.scheduler.submissions) == 2
+
+
+def test_jobs_that_vanish_again_and_again_come_to_an_end(bench, tmp_path):
+    dispatcher = bench([make_task(tmp_path / "t", "touch out")])
+    for number in range(1, 60):
+        bench.scheduler.hidden.add(str(number))
+        bench.clock.now += 31
+        dispatcher.tick()
+    assert state_of(dispatcher) is TaskState.FAILED and len(bench.scheduler.submissions) == 10
