@@ -15,8 +15,9 @@ from support import require_program
 
 from pwact_like.config.resource import Resource, ResourceSection
 from pwact_like.errors import InputError
-from pwact_like.jobs import group
+from pwact_like.jobs import group, slurm_header
 from pwact_like.jobs.script import Work, attempt_folder, check_shell, read_needs, render_job, shell_lines
+from pwact_like.jobs.types import JobRequest
 from pwact_like.outcome import TaskFiles
 
 
@@ -301,7 +302,9 @@ def test_every_kind_of_script_is_clean(tmp_path):
                 )
             ]
             work = [Work(task, attempt, {"A": "it's"} if attempt > 1 else {}) for task in tasks]
-            scripts.append(write_job(tmp_path / "jobs", work[: kind * 4 + 1], section, f"job '{number}' {kind}"))
+            name = f"job '{number}' {kind}"
+            header = slurm_header.header(JobRequest("pwl-a-1", section)) if number % 2 else ()
+            scripts.append(write_job(tmp_path / "jobs", work[: kind * 4 + 1], section, name, header=header))
     result = subprocess.run([shellcheck, "--severity=style", *scripts], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout
     start = Path(group.__file__).parents[1] / "templates" / "local_start.sh"
