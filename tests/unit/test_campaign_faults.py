@@ -181,7 +181,11 @@ class OneStage:
 def drive(folder, stage):
     with jobs_support.campaign(folder) as campaign:
         give_another_round(campaign.journal)
-        driver = Driver(campaign.dispatcher, lambda *_: None, on_give_up=lambda tasks: promise_another_round(campaign.journal, tasks))
+        driver = Driver(
+            campaign.dispatcher,
+            lambda *_: None,
+            on_give_up=lambda tasks: promise_another_round(campaign.journal, campaign.dispatcher.resource, tasks),
+        )
         try:
             driver(stage)
         except (BudgetExceededError, JobError):
