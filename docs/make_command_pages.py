@@ -49,7 +49,16 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "that sees the folder. States: running, converged, finished, stopped, failed, interrupted. The keys of `--json`: `workflow`, "
         "`state`, `reason`, `stage`, `heartbeat`, `iterations` (`index`, `entry`, `stage`, `trajectories`, `frames_planned`, `frames`, "
         "`accurate`, `candidate`, `failed`, `selected`, `labelled`, `rejected`, `energy_rmse_ev_per_atom`, `force_rmse_ev_per_ang`), "
-        "`jobs` (`planned`, `queued`, `running`, `ended`, `failed`), `dataset` (`frames`, `sha256`), `models`, `notes`.",
+        "`jobs` (tasks: `planned`, `queued`, `running`, `ended`, `failed`), `jobs_in_flight` (`id`, `name`, `section`, `state`, `said`, "
+        "`reason`, `node`, `since`, `tasks`, `stuck`), `scheduler`, `scheduler_silent`, `dataset` (`frames`, `sha256`), `models`, `notes`.",
+    ),
+    "explain": (
+        "pwact-like explain iter.0000/02.label/scf/md.000.sys.000/md.000.sys.000.t.000/4-scf\n"
+        "pwact-like explain 4-scf\n"
+        "pwact-like explain iter.0002/00.train/train.001/.attempt/2 --json",
+        "It reads a copy of the journal, so it may be called at any time. A task is set aside when its attempts are used up "
+        "(`retry` in resource.json), when its engine rejects it, or when more memory or time cannot be had; node failures, "
+        "preemption and cancelled jobs do not count against it.",
     ),
     "kill": ("pwact-like kill run --work-dir /scratch/me/campaign", "Ctrl-C on the master ends the master alone and leaves its jobs."),
     "filter": (

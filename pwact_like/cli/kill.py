@@ -6,6 +6,7 @@ What was done stays; the same command as before goes on from there.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 WORKFLOWS = ("init_bulk", "run")
@@ -28,12 +29,23 @@ def run(args: argparse.Namespace) -> int:
     if not state_dir.is_dir():
         print(f"{work_dir}: no {args.workflow} was ever started here (nothing to end)")
         return 0
-    killed = kill_campaign(state_dir)
+    killed = kill_campaign(state_dir, master_job=_master_job(state_dir))
     if killed.master is None:
         print(f"{work_dir}: no master of {args.workflow} runs")
     else:
         print(f"{work_dir}: ended the master of {args.workflow}, pid {killed.master}" + " (by force)" * killed.forced)
     print(f"ended {len(killed.jobs)} job{'s' * (len(killed.jobs) != 1)}" + ":" * bool(killed.jobs))
-    for name in killed.jobs:
-        print(f"  {name}")
+    for number, name in killed.jobs:
+        print(f"  {name}" if number == name else f"  {number}  {name}")
+    if killed.failure:
+        print(killed.failure, file=sys.stderr)
+        return 1
     return 0
+
+
+def _master_job(state_dir: Path) -> str:
+    """Slurm's id of the job that the master is, as its status says."""
+    from pwact_like.fsio import read_json
+
+    path = state_dir / "status.json"
+    return str(read_json(path).get("slurm_job") or "") if path.is_file() else ""

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("pwact_like.cli.check", "check param.json and resource.json, all problems at once"),
     "doctor": ("pwact_like.cli.doctor", "look at this machine and Slurm, and say what will not work"),
     "status": ("pwact_like.cli.status", "show where a campaign stands"),
+    "explain": ("pwact_like.cli.explain", "say what happened to a task, attempt by attempt"),
     "kill": ("pwact_like.cli.kill", "end a campaign's jobs and its master"),
     "filter": ("pwact_like.cli.filter", "apply other trust levels to an exploration"),
     "to_pwdata": ("pwact_like.cli.to_pwdata", "convert labelled data between formats"),

@@ -51,6 +51,8 @@ def choose_scheduler(resource_scheduler: str, journal: Journal, state_dir: Path,
         )
     name = before or detect(resource_scheduler)
     scheduler = open_scheduler(name, state_dir, slurm_timeout_s)
+    if name == "slurm":
+        journal.settle()  # local jobs know their folder themselves
     if before is None:
         with journal.transaction() as writer:
             writer.set_meta(SCHEDULER_META, name)

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pwact_like.errors import DataError, FencedError
+from pwact_like.jobs.journal_read import PLACE, JournalReader, add_missing_columns, place_of
 from pwact_like.jobs.lock import MasterLock
-from pwact_like.jobs.rows import NO_ASKS, AttemptRow, JobRow, TaskRow, asks_text, attempt_row, job_row, task_row
+from pwact_like.jobs.rows import NO_ASKS, asks_text
 from pwact_like.jobs.types import Asks, AttemptState, EndCause, TaskState
 
 JOURNAL_NAME = "journal.sqlite"
@@ -47,11 +48,8 @@ CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, what TEXT NOT NULL);
 """
 
-# columns of schema 2 that a journal of schema 1 gets when it is opened
-_ADDED = (("attempts", "asks", "'{}'"), ("attempts", "node", "''"), ("jobs", "node", "''"), ("jobs", "said", "''"))
 
-
-class Journal:
+class Journal(JournalReader):
     """The journal of one state folder, opened by the master that holds ``lock``.
 
     Raises
@@ -63,29 +61,21 @@ class Journal:
     """
 
     def __init__(self, path: Path, lock: MasterLock) -> None:
-        self.path = path
         self._lock = lock
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        super().__init__(path, sqlite3.connect(path, isolation_level=None, timeout=30.0))
         self._connection.row_factory = sqlite3.Row
         try:
-            with self._sqlite_errors():
+            with self.sqlite_errors():
                 self._connection.execute("PRAGMA journal_mode=DELETE")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.execute("PRAGMA foreign_keys=ON")
                 self._connection.executescript(_SCHEMA)
-                for table, column, default in _ADDED:
-                    present = {row["name"] for row in self._connection.execute(f"PRAGMA table_info({table})")}
-                    if column not in present:
-                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT {default}")
+                add_missing_columns(self._connection)
             self._open()
         except BaseException:
             self._connection.close()
             raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -101,7 +91,7 @@ class Journal:
     def transaction(self) -> Iterator[Writer]:
         """Write all or nothing, as long as this master is the one that holds the lock."""
         self._lock.check()
-        with self._sqlite_errors():
+        with self.sqlite_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 stored = self._meta("epoch")
@@ -116,81 +106,29 @@ class Journal:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    @property
-    def uid(self) -> str:
-        """Random name of this journal; another folder's is different, whatever the campaign is called."""
-        uid = self.meta("uid")
-        if uid is None:
-            raise DataError(f"{self.path}: the journal has lost its uid; move the folder {self.path.parent} away to begin anew")
-        # begun anew, a task has an attempt 1 again: the generation keeps its job's name unlike the first one's
-        return uid + (self.meta("generation") or "")
-
-    def meta(self, name: str) -> str | None:
-        """A named value, or None."""
-        with self._sqlite_errors():
-            return self._meta(name)
-
-    def tasks(self) -> dict[str, TaskRow]:
-        """Every recorded task by name."""
-        rows = self._all("SELECT * FROM tasks")
-        return {row["name"]: task_row(row) for row in rows}
-
-    def attempts(self, task: str) -> list[AttemptRow]:
-        """The attempts of a task, first to last."""
-        return [attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE task = ? ORDER BY number", task)]
-
-    def live_attempts(self) -> list[AttemptRow]:
-        """Attempts that are neither accepted nor rejected."""
-        return [attempt_row(row) for row in self._all("SELECT * FROM attempts WHERE state NOT IN ('accepted', 'rejected') ORDER BY rowid")]
-
-    def strikes(self, task: str) -> int:
-        """How many attempts of a task count against its ``max_attempts``."""
-        return int(self._all("SELECT count(*) AS n FROM attempts WHERE task = ? AND strike", task)[0]["n"])
-
-    def misfortunes(self, task: str) -> int:
-        """How many attempts of a task failed by no fault of theirs; going on from a checkpoint, or a turn that never came, is none."""
-        unharmed = (EndCause.TIMEOUT, EndCause.NOT_BEGUN)
-        query = "SELECT count(*) AS n FROM attempts WHERE task = ? AND state = 'rejected' AND NOT strike AND cause NOT IN (?, ?)"
-        return int(self._all(query, task, *unharmed)[0]["n"])
-
-    def has_judged(self, job: str) -> bool:
-        """Whether any attempt of a job has come to its end."""
-        return bool(self._all("SELECT 1 FROM attempts WHERE job = ? AND state IN ('accepted', 'rejected') LIMIT 1", job))
-
-    def jobs(self, live_only: bool = False) -> dict[str, JobRow]:
-        """Recorded jobs by name."""
-        where = "WHERE state != 'ended'" if live_only else ""
-        return {row["name"]: job_row(row) for row in self._all(f"SELECT * FROM jobs {where}")}  # noqa: S608 - a constant
-
-    def events(self) -> list[tuple[float, str, str]]:
-        """(time, kind, what) of everything told to the journal, oldest first."""
-        return [(row["time"], row["kind"], row["what"]) for row in self._all("SELECT * FROM events ORDER BY id")]
-
-    def counts(self) -> dict[str, int]:
-        """Tasks by what they are doing: planned, queued, running, ended (accepted), failed; for the status snapshot."""
-        counts = dict.fromkeys(("planned", "queued", "running", "ended", "failed"), 0)
-        rows = self._all(
-            "SELECT tasks.state AS task, attempts.state AS attempt, count(*) AS n FROM tasks "
-            "LEFT JOIN attempts ON attempts.task = tasks.name AND attempts.number = tasks.attempts GROUP BY 1, 2"
-        )
-        for row in rows:
-            if row["task"] == TaskState.ACCEPTED:
-                kind = "ended"
-            elif row["task"] == TaskState.FAILED:
-                kind = "failed"
-            elif row["attempt"] == AttemptState.QUEUED:
-                kind = "queued"
-            elif row["attempt"] in (None, AttemptState.PLANNED, AttemptState.SUBMITTING):
-                kind = "planned"
-            else:
-                kind = "running"
-            counts[kind] += int(row["n"])
-        return counts
+    def settle(self) -> None:
+        """Remember the folder; in a copy of it forget the jobs, which are the original's, and take a name of its own."""
+        if self.meta(PLACE) is None:
+            with self.transaction() as writer:
+                writer.set_meta(PLACE, place_of(self.path))
+        if self.is_at_home:
+            return
+        foreign = self.jobs(live_only=True)
+        reason = "the campaign's folder was copied: this job is the original's"
+        with self.transaction() as writer:
+            writer.set_meta(PLACE, place_of(self.path))
+            writer.set_meta("uid", uuid.uuid4().hex)
+            for row in self.live_attempts():
+                if row.job in foreign:
+                    writer.rejected(row.task, row.number, EndCause.NOT_BEGUN, reason, strike=False)
+            for name in foreign:
+                writer.job_ended(name, EndCause.LOST, reason)
+            writer.event("copy", f"{len(foreign)} jobs are those of the folder of which this is a copy")
 
     def _open(self) -> None:
         """Write this master's epoch in, unless a later one has been here."""
         self._lock.check()
-        with self._sqlite_errors():
+        with self.sqlite_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 stored = int(self._meta("epoch") or 0)
@@ -212,24 +150,6 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-    def _meta(self, name: str) -> str | None:
-        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row["value"])
-
-    def _all(self, query: str, *values: object) -> list[sqlite3.Row]:
-        with self._sqlite_errors():
-            return self._connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise DataError(
-                f"{self.path}: the journal cannot be used: {error}; what was recorded before is intact: see to the disk "
-                f"(space, quota, permissions) and start again"
-            ) from error
 
 
 class Writer:

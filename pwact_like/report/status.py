@@ -14,6 +14,7 @@ from pwact_like.jobs.process import is_elsewhere
 
 STATE_DIR = ".pwact_like"
 WORKFLOWS = ("init_bulk", "run")
+SHOWN_JOBS = 30
 
 
 def read_status(work_dir: Path, workflow: str | None = None) -> dict[str, Any]:
@@ -55,6 +56,8 @@ def status_text(status: dict[str, Any], now: float | None = None) -> str:
         lines.append(f"stage {status['stage'] or '-'}, master {status['pid']} on {status['host']}, heartbeat {age:.0f} s ago")
         jobs = status["jobs"]
         lines.append("tasks: " + ", ".join(f"{jobs.get(name, 0)} {name}" for name in ("planned", "queued", "running", "ended", "failed")))
+    if status["state"] in ("running", "waiting", "stopped", "interrupted"):
+        lines += job_lines(status, time.time() if now is None else now)
     if status["iterations"]:
         lines += ["", *iteration_table(status["iterations"])]
     if status["dataset"]["frames"]:
@@ -63,6 +66,44 @@ def status_text(status: dict[str, Any], now: float | None = None) -> str:
         lines += ["", "models:", *(f"  {path}" for path in status["models"])]
     lines += [f"note: {note}" for note in status["notes"]]
     return "\n".join(lines)
+
+
+def job_lines(status: dict[str, Any], now: float) -> list[str]:
+    """Lines on the jobs in flight: id, state, the scheduler's word and reason, node, since when."""
+    rows = status.get("jobs_in_flight", [])
+    lines = []
+    if status.get("scheduler_silent"):
+        lines.append(f"{status['scheduler']} does not answer at present: nothing is concluded from that, it is asked again")
+    if not rows:
+        return lines
+    left_out = status.get("jobs_left_out", 0) + max(0, len(rows) - SHOWN_JOBS)
+    as_of = "" if status["state"] == "running" else ", as the master last saw them"
+    cells = [["id", "state", "since", "node", "tasks", "section", "name", "reason"]]
+    for row in rows[:SHOWN_JOBS]:
+        state = row["said"] or row["state"]
+        since = "-" if row["since"] is None else duration(now - row["since"])
+        reason = row["reason"] + "  <- will not begin by itself" * row["stuck"]
+        cells.append([row["id"] or "?", state, since, row["node"] or "-", str(row["tasks"]), row["section"], row["name"], reason])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
+    lines.append(f"jobs ({status.get('scheduler') or 'local'}{as_of}):")
+    for line in cells:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False))
+        lines.append(f"  {start}  {line[-1]}".rstrip())
+    if left_out:
+        lines.append(f"  … and {left_out} more")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 12 s, 34 min, 5.6 h, 7.8 d."""
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} d"
 
 
 _COLUMNS = (

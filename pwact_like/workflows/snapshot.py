@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pwact_like import __version__
 from pwact_like.fsio import write_json
+from pwact_like.jobs.rows import JobShown
 
 SNAPSHOT_NAME = "status.json"
 HEARTBEAT_S = 2.0
+MOST_JOBS = 200
 
 
 @dataclass
@@ -27,12 +29,19 @@ class Snapshot:
         ``run`` or ``init_bulk``.
     job_counts
         Gives planned, queued, running, ended, failed tasks of the stage under way.
+    job_rows
+        Gives the jobs in flight; running ones and those that wait for ever are shown first, at most `MOST_JOBS` of them.
+    scheduler, silent
+        Who runs the jobs, and whether it leaves questions unanswered at present.
     """
 
     state_dir: Path
     workflow: str
     campaign: str
     job_counts: Callable[[], Mapping[str, int]]
+    job_rows: Callable[[], Sequence[JobShown]] = tuple
+    scheduler: str = ""
+    silent: Callable[[], bool] = bool
     clock: Callable[[], float] = time.time
     state: str = "running"
     reason: str = ""
@@ -66,10 +75,19 @@ class Snapshot:
             "started": self.started,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "scheduler": self.scheduler,
+            "scheduler_silent": self.silent(),
             "version": __version__,
             "iterations": self.iterations,
             "jobs": dict(self.job_counts()),
+            **self._jobs_in_flight(),
             "dataset": self.dataset,
             "models": self.models,
             "notes": self.notes,
         }
+
+    def _jobs_in_flight(self) -> dict[str, Any]:
+        """The jobs, the most telling first, and how many are left out."""
+        rows = sorted(self.job_rows(), key=lambda row: (not row.stuck, row.state != "running"))
+        return {"jobs_in_flight": [asdict(row) for row in rows[:MOST_JOBS]], "jobs_left_out": max(0, len(rows) - MOST_JOBS)}

@@ -6,11 +6,13 @@ the tests, so they can be killed and started again, and none outlives the tests.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ _START_S = 30.0
 # enough for a controller that is busy; what it answers in vain takes up to 18 s
 _COMMAND_S = 60.0
 _ATTEMPTS = 3
+_CGROUPS = Path("/sys/fs/cgroup")
 _NODE_MARK = "PWL_TEST_NODE"
 _PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SRUN_", "SALLOC_")
 
@@ -43,6 +46,7 @@ class Cluster:
         self.given_settings = dict(settings)
         self.settings = dict(settings)
         self.daemons: dict[str, Daemon] = {}
+        self._cgroup_lock = -1
         self.folder = Path()
         self.config: ClusterConfig
 
@@ -56,6 +60,10 @@ class Cluster:
 
     def start(self) -> Cluster:
         """Start all daemons and wait for the nodes; on a port that somebody else took meanwhile it begins again elsewhere."""
+        if self.has_cgroup_oom:
+            # cgroups go by the names of the nodes, which all clusters share: one such cluster at a time on this machine
+            self._cgroup_lock = os.open(_CGROUPS, os.O_RDONLY)
+            fcntl.flock(self._cgroup_lock, fcntl.LOCK_EX)
         for attempt in range(1, _ATTEMPTS + 1):
             # short, for the names of sockets are limited to some 100 bytes
             self.folder = Path(tempfile.mkdtemp(prefix="pwl-", dir="/tmp"))
@@ -65,8 +73,9 @@ class Cluster:
                 self._start_all()
                 return self
             except BaseException as error:
-                self.close()
+                self._end()
                 if attempt == _ATTEMPTS or not isinstance(error, DaemonError) or "Address already in use" not in str(error):
+                    self.close()
                     raise
         raise AssertionError("not reached")
 
@@ -112,34 +121,26 @@ class Cluster:
 
     def close(self) -> None:
         """Stop every daemon and end every job; nothing is left, the folder neither."""
+        try:
+            self._end()
+        finally:
+            if self._cgroup_lock >= 0:
+                os.close(self._cgroup_lock)
+                self._cgroup_lock = -1
+
+    def _end(self) -> None:
         if not self.folder.name:
             return
         self.kill_jobs()
-        # the database is used by those that were started after it
+        # the last one first: the database, for one, is used by those that were started after it
         for daemon in reversed(self.daemons.values()):
             daemon.stop()
         self.kill_jobs()
-        left = list(self.processes())
-        for pid in left:
-            _kill(pid)
-        cgroups = self._remove_cgroups()
         self.daemons.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder = Path()
-        if cgroups:
-            raise DaemonError(f"cgroups stay behind: {cgroups}")
-
-    def _remove_cgroups(self) -> list[str]:
-        if not self.has_cgroup_oom:
-            return []
-        left = []
-        for controller in Path("/sys/fs/cgroup").iterdir():
-            for node in NODES:
-                top = controller / f"slurm_{node}"
-                folders = [Path(found) for found, _, _ in os.walk(top, topdown=False)]
-                if not wait_for(lambda folders=folders: all(_removed(folder) for folder in folders), 5.0):
-                    left.append(str(top))
-        return left
+        if self.has_cgroup_oom and not wait_for(_remove_cgroups, 5.0):
+            raise DaemonError(f"cgroups of slurmd stay behind in {_CGROUPS}")
 
     # ------------------------------------------------------------------ how to use it
 
@@ -306,9 +307,9 @@ class Cluster:
         return found
 
     def kill_jobs(self, node: str = "") -> None:
-        """SIGKILL the processes of all jobs (of a node)."""
-        for pid in self.processes(node):
-            _kill(pid)
+        """SIGKILL the processes of all jobs (of a node), until none is left, be it one that was born meanwhile."""
+        if not wait_for(lambda: not [_kill(pid) for pid in self.processes(node)], 10.0, 0.01):
+            raise DaemonError(f"processes of jobs outlive SIGKILL: {self.processes(node)}")
 
     def cancel_all(self) -> None:
         """Cancel every job and wait for its end."""
@@ -331,17 +332,14 @@ class Cluster:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
-def _removed(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+def _remove_cgroups() -> bool:
+    """Remove those that slurmd leaves; they are busy as long as the last process is not quite gone."""
+    folders = [Path(found) for node in NODES for top in _CGROUPS.glob(f"*/slurm_{node}") for found, _, _ in os.walk(top, topdown=False)]
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+    return not any(folder.exists() for folder in folders)

@@ -81,16 +81,25 @@ class AccountingCluster(Cluster):
         path = self.folder / "slurmdbd.conf"
         path.touch(0o600)  # slurmdbd insists
         path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        daemon = self._add("slurmdbd", "slurmdbd", "-D", environment={"MYSQL_UNIX_PORT": str(self.folder / "db" / "s")})
-        daemon.start()
-        # only slurmdbd is asked: it makes its tables now
-        asked = ["sacctmgr", "-n", "show", "cluster"]
-        if not wait_for(lambda: self.run(*asked, check=False).returncode == 0 or not daemon.running, _START_S, 0.2) or not daemon.running:
-            raise daemon.error("does not answer")
+        self._add("slurmdbd", "slurmdbd", "-D", environment={"MYSQL_UNIX_PORT": str(self.folder / "db" / "s")})
+        self.slurmdbd_start()
         # before slurmctld starts, which would register itself, and wait for its associations
         self.sacctmgr("add", "cluster", self.config.name)
         self.sacctmgr("add", "account", ACCOUNT, f"cluster={self.config.name}")
         self.sacctmgr("add", "user", self.config.user, f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}", f"cluster={self.config.name}")
+
+    def slurmdbd_kill(self) -> None:
+        """SIGKILL; sacct fails, and slurmctld keeps for later what it has to report."""
+        self.daemons["slurmdbd"].kill()
+
+    def slurmdbd_start(self) -> None:
+        """Start it again and wait until it answers."""
+        daemon = self.daemons["slurmdbd"]
+        daemon.start()
+        # a command that asks slurmdbd alone; at first it makes its tables
+        asked = ["sacctmgr", "-n", "show", "cluster"]
+        if not wait_for(lambda: self.run(*asked, check=False).returncode == 0 or not daemon.running, _START_S, 0.2) or not daemon.running:
+            raise daemon.error("does not answer")
 
     def sacctmgr(self, *arguments: str) -> str:
         """Change the accounting; it never asks back."""
@@ -103,6 +112,9 @@ class AccountingCluster(Cluster):
         self.sacctmgr("modify", "user", *where, "set", *(f"{name}={value}" for name, value in limits.items()))
 
     def repair(self) -> None:
+        """As the base's; limits are taken away, too."""
+        self.daemons["mariadbd"].start()
+        self.slurmdbd_start()
         super().repair()
         if self._limited:
             self.set_limits(**dict.fromkeys(self._limited, -1))
@@ -113,12 +125,16 @@ class AccountingCluster(Cluster):
         done = self.run("sacct", "-n", "-P", "-X", "-S", "2000-01-01", *arguments, "-o", columns)
         return [line.split("|") for line in done.stdout.splitlines()]
 
-    def wait_recorded(self, number: str, *states: str, timeout_s: float = 30.0) -> str:
-        """Wait until the accounting knows the job in one of these states; it lags behind."""
+    def wait_recorded(self, number: str, *states: str, timeout_s: float = 30.0) -> list[str]:
+        """Wait until the accounting knows the job in one of these states; gives its row of `sacct`.
 
-        def state() -> str:
-            return next((row[0] for row in self.sacct("-j", number, columns="State")), "").split(" ")[0]
+        It is up to five seconds behind, and until then shows the job as one with the name ``allocation``.
+        """
+        name = self.job(number)["JobName"]
 
-        if not wait_for(lambda: state() in states, timeout_s, 0.2):
-            raise DaemonError(f"sacct has job {number} as {state()!r}, not {states}")
-        return state()
+        def row() -> list[str]:
+            return next((row for row in self.sacct("-j", number) if row[1] == name), ["", "", ""])
+
+        if not wait_for(lambda: row()[2].split(" ")[0] in states, timeout_s, 0.2):
+            raise DaemonError(f"sacct has job {number} as {row()}, not {states}")
+        return row()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import random
 import shutil
 import socket
@@ -85,7 +85,7 @@ class ClusterConfig:
     ports: list[int] = field(default_factory=lambda: free_ports(len(NODES) + 2))
     settings: Mapping[str, str | int] = field(default_factory=dict)
     cgroup: bool = False
-    user: str = field(default_factory=getpass.getuser)
+    user: str = field(default_factory=lambda: pwd.getpwuid(os.geteuid()).pw_name)  # USER may be another's, after su
 
     @property
     def name(self) -> str:

@@ -7,10 +7,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _END_S = 10.0
+
+# The kernel ties a child's life to the thread that started it: all daemons are started by one that lives as long as Python.
+_STARTER = ThreadPoolExecutor(1, "daemons")
 
 
 class DaemonError(RuntimeError):
@@ -54,7 +58,8 @@ class Daemon:
         leash = [setpriv, "--pdeathsig", "KILL"] if (setpriv := shutil.which("setpriv")) else []
         with self.printed.open("ab") as out:
             # a session of its own: Ctrl-C on the terminal is for pytest, which then stops the daemons in order
-            self._process = subprocess.Popen(
+            start = _STARTER.submit(
+                subprocess.Popen,
                 [*leash, *self.argv, *more],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -63,6 +68,7 @@ class Daemon:
                 cwd=self.printed.parent,
                 start_new_session=True,
             )
+            self._process = start.result()
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -126,7 +132,7 @@ def processes_with(**variables: str) -> Iterator[tuple[int, dict[str, str]]]:
             yield pid, found
 
 
-def wait_for(condition, timeout_s: float, pause_s: float = 0.05) -> bool:
+def wait_for(condition: Callable[[], bool], timeout_s: float, pause_s: float = 0.05) -> bool:
     """Whether the condition came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

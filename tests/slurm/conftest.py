@@ -63,17 +63,12 @@ def accounting_cluster(real_accounting_cluster: AccountingCluster, monkeypatch: 
     yield from _each_test(real_accounting_cluster, monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def real_cgroup_cluster() -> Iterator[Cluster]:
-    """A third one, in which the kernel keeps jobs within their memory."""
+@pytest.fixture
+def cgroup_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """One whose jobs end OUT_OF_MEMORY, by the kernel; for this test alone, and skipped where no cgroups can be made."""
     _require(_PROGRAMS, INSTALL)
     if problem := cgroup_problem():
         pytest.skip(problem)
     with Cluster(cgroup=True) as cluster:
+        cluster.install(monkeypatch)
         yield cluster
-
-
-@pytest.fixture
-def cgroup_cluster(real_cgroup_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The one whose jobs end OUT_OF_MEMORY; skipped where no cgroups can be made."""
-    yield from _each_test(real_cgroup_cluster, monkeypatch)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from pathlib import Path
 
+import cluster_config
 import pytest
+from cluster_config import free_ports
 from cluster_daemon import comm_of, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -105,10 +107,15 @@ def test_the_kernel_ends_a_job_over_its_memory(cgroup_cluster, tmp_path):
 
 def test_accounting_remembers(accounting_cluster):
     jobs = [accounting_cluster.sbatch("-o", "/dev/null", "-J", "name-1", script=script) for script in ("true", "exit 3")]
-    for job, state in zip(jobs, ("COMPLETED", "FAILED"), strict=True):
-        accounting_cluster.wait_recorded(job, state)
-    rows = accounting_cluster.sacct("-j", ",".join(jobs))
-    assert [row[:4] for row in rows] == [[jobs[0], "name-1", "COMPLETED", "0:0"], [jobs[1], "name-1", "FAILED", "3:0"]]
+    ends = [("COMPLETED", "0:0"), ("FAILED", "3:0")]
+    for job, (state, code) in zip(jobs, ends, strict=True):
+        assert accounting_cluster.wait_recorded(job, state)[:4] == [job, "name-1", state, code]
+    accounting_cluster.slurmdbd_kill()
+    assert accounting_cluster.run("sacct", check=False).returncode == 1
+    meanwhile = accounting_cluster.sbatch("-o", "/dev/null", script="true")
+    accounting_cluster.wait_state(meanwhile, "COMPLETED")
+    accounting_cluster.slurmdbd_start()
+    accounting_cluster.wait_recorded(meanwhile, "COMPLETED", timeout_s=60)
 
 
 def test_accounting_limits_submissions(accounting_cluster):
@@ -125,13 +132,30 @@ def test_accounting_limits_submissions(accounting_cluster):
     assert refused.returncode == 1 and "Invalid account" in refused.stderr
 
 
+def test_a_port_that_somebody_takes_meanwhile(real_cluster, monkeypatch):
+    """A slurmd's; the same goes for slurmctld's, which tries for a quarter of a minute before it gives up."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    asked = []
+
+    def ports(count):
+        asked.append(count)
+        found = free_ports(count)
+        if len(asked) == 1:
+            found[2] = taken.getsockname()[1]
+        return found
+
+    monkeypatch.setattr(cluster_config, "free_ports", ports)
+    with taken, type(real_cluster)() as another:
+        assert len(asked) == 2 and set(another.node_states().values()) == {"idle"}
+
+
 def test_closing_leaves_nothing(real_cluster):
-    """A cluster of its own, and one more beside it: nothing is shared, and nothing stays."""
+    """A cluster of its own beside the other one: nothing is shared, and nothing stays."""
     with type(real_cluster)() as another:
-        job = another.sbatch("-o", "/dev/null", script="trap '' TERM; sleep 300 & wait; sleep 300")
-        another.wait_state(job, "RUNNING")
+        another.sbatch("-o", "/dev/null", script="trap '' TERM; sleep 300 & sleep 300")
+        assert wait_for(lambda: len(another.processes()) == 4, 20)  # slurmstepd, the script, and its two
         pids = [*another.processes(), *(daemon.pid for daemon in another.daemons.values())]
         folder = another.folder
-        assert len(pids) >= 7 and set(pids).isdisjoint(real_cluster.processes())
+        assert set(pids).isdisjoint(real_cluster.processes())
     assert [comm_of(pid) for pid in pids if comm_of(pid)] == []
-    assert not Path(folder).exists() and real_cluster.run("squeue").returncode == 0
+    assert not folder.exists() and real_cluster.run("squeue").returncode == 0
