@@ -87,6 +87,13 @@ class ResourceSection(Settings):
             ",".join(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else ("" if text is None else text)
         )
 
+    @field_validator("queue_name")
+    @classmethod
+    def _partitions(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.+@:-]*(,[\w.+@:-]+)*", value):
+            raise ValueError(f"{value!r} is no list of partitions: names of letters, digits, '-', '_' and '.', with commas between them")
+        return value
+
     @field_validator("custom_flags")
     @classmethod
     def _flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -176,3 +176,13 @@ def test_a_program_without_default_command_needs_one(tmp_path):
 
 def test_names_of_engines():
     assert canonical("label", " tblite ") == "xtb" and canonical("label", "PWmat") == "pwmat" and canonical("label", "quantum") == ""
+
+
+@pytest.mark.parametrize("name", ["cpu\n#SBATCH --output=/etc/passwd", "cpu\nrm -rf ~", "a b", "$(id)", "cpu;long"])
+def test_a_partition_that_would_be_a_line_of_the_script_is_refused(name):
+    with pytest.raises(ValueError, match="no list of partitions"):
+        ResourceSection(queue_name=name)
+
+
+def test_partitions_of_the_field_are_taken():
+    assert ResourceSection(queue_name=["3090", "new3-x", "gpu_A100.q"]).queue_name == "3090,new3-x,gpu_A100.q"
