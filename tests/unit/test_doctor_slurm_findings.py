@@ -91,10 +91,9 @@ def test_the_controller_s_answer_and_clock():
 
 
 def test_what_the_configuration_means():
-    findings = list(slurm_findings.config_findings(CONFIG, 0.0, Resource(poll_s=30, max_jobs=20000)))
+    findings = list(slurm_findings.config_findings(CONFIG, 0.0, Resource(max_jobs=20000)))
     assert one(findings, "MinJobAge 300 s: finished jobs").level is Level.OK
     assert one(findings, "sacct cannot say why").level is Level.WARN
-    assert one(findings, "poll_s 30 grows to 180 s").level is Level.WARN
     assert one(findings, "max_jobs 20000").level is Level.WARN
     forgetful = CONFIG.replace("300 sec", "10 sec").replace("accounting_storage/none", "accounting_storage/slurmdbd")
     findings = list(slurm_findings.config_findings(forgetful.replace("= OFF", "= REQUEUE"), 0.0))

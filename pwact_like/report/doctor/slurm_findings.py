@@ -21,7 +21,6 @@ OPTIONAL = ("sacct", "sinfo")
 SHORTEST_MEMORY_S = 30.0  # MinJobAge below this: a job's end may be forgotten between two looks
 CLOCK_WARN_S = 60.0
 _VERSION_TIMEOUT_S = 20.0
-_POLL_GROWTH = 6  # resource.json: poll_s grows to six times itself
 
 
 def command_findings(run: Callable[..., CommandResult], where: Callable[[str], str | None] = shutil.which) -> Iterator[Finding]:
@@ -107,9 +106,6 @@ def config_findings(text: str, now: float, resource: Resource | None = None) -> 
             yield warn(TOPIC, said, "results count all the same; ask the administrators for MinJobAge=300")
         else:
             yield ok(TOPIC, f"MinJobAge {age_s:.0f} s: finished jobs stay known for that long; it is asked every {longest:.0f} s at least")
-        if resource is not None and resource.poll_s is not None and age_s and _POLL_GROWTH * resource.poll_s > age_s / 2:
-            said = f"poll_s {resource.poll_s:g} grows to {_POLL_GROWTH * resource.poll_s:g} s, more than half of MinJobAge ({age_s:.0f} s)"
-            yield warn(TOPIC, said, f"poll_s: {age_s / 2 / _POLL_GROWTH:.0f} or less")
     yield from _accounting(config)
     yield from _limits(config, resource)
     kill_wait, requeue = (config.get(key, "not told") for key in ("KillWait", "JobRequeue"))
