@@ -299,12 +299,14 @@ class Dispatcher:
                 folder_of.refresh(item.work.task, item.work.number)
             if any(folder_of.exit_status(item.work.task, item.work.number) is not None for item in job.inside.values()):
                 continue  # a late marker: the next tick judges it
+            if self._watch.has_namesake(job):
+                continue
             cause = self._recorder.cause_of(job)
             cause = EndCause.LOST if cause in (EndCause.COMPLETED, EndCause.UNKNOWN, EndCause.FAILED) else cause
             said = folder_of.diagnosis(self._folder(job.name) / "stderr")
             reason = f"job {job.name} ended without a word on this task: {job.reason or cause}" + f"; it said: {said}" * bool(said)
             worked = job.judged or any(folder_of.was_claimed(work.task, work.number) for work in job.work)
-            vanished = job.state is not AttemptState.ENDED and not folder_of.has_claim(self._folder(job.name))
+            vanished = job.state is not AttemptState.ENDED
             self._recorder.record(
                 [
                     (item, lost_attempt(item.work.task, item.work.number, cause, reason, job_worked=worked, vanished=vanished))

@@ -87,19 +87,19 @@ def lost_attempt(task: Task, number: int, cause: EndCause, reason: str, *, job_w
     """Judge an attempt whose job is gone and left no marker.
 
     An attempt that nobody had begun is not to blame, unless its job began none at all (a job that dies in its first
-    lines would otherwise be submitted for ever).
+    lines would otherwise be submitted for ever). Nor is one whose job vanished; but that counts as a misfortune.
 
     Parameters
     ----------
     job_worked
         Its job began some attempt.
     vanished
-        Its script never began and the scheduler knows nothing of its end: a controller that was killed before it had
-        saved a new job forgets it, and gives its id to another one.
+        The scheduler knows nothing of its end: a controller that was killed before it had saved its last seconds forgets
+        what was submitted and started in them.
     """
     begun = folder_of.was_claimed(task, number)
-    strike = begun or not (job_worked or vanished)
-    if not strike and job_worked and cause in (EndCause.LOST, EndCause.TIMEOUT, EndCause.OUT_OF_MEMORY):
+    strike = not vanished and (begun or not job_worked)
+    if not strike and not begun and job_worked and cause in (EndCause.LOST, EndCause.TIMEOUT, EndCause.OUT_OF_MEMORY):
         cause = EndCause.NOT_BEGUN  # what ended its job has nothing to do with it
     said = folder_of.diagnosis(attempt_folder(task, number) / "stderr") if begun else ""
     where = f" ({attempt_folder(task, number)})" if begun else ", before this task had begun"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pwact_like.jobs.clock import Clock
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.plan import Job
-from pwact_like.jobs.types import Answer, AttemptState, JobView, NoAnswer, Scheduler
+from pwact_like.jobs.types import Answer, AttemptState, EndCause, JobView, NoAnswer, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,25 @@ class Watch:
                 # it did start, ended long ago, and the scheduler has forgotten it
                 job.gone_since, job.reason = self._clock.monotonic(), "the scheduler knows this job no more"
         return changed, never_taken
+
+    def has_namesake(self, job: Job) -> bool:
+        """Whether a job that is gone goes on as another one of its name (followed from now on), or nobody can tell.
+
+        An sbatch that outlived its master, or our patience, may come through after its job was looked for and submitted
+        again: of the two the one that begins first does the work, and the other one ends at once.
+        """
+        answer = self._scheduler.find(job.name)
+        if isinstance(answer, NoAnswer):
+            self._note_silence(answer.text)
+            return True
+        self._note_answer()
+        alive = [view.id for view in answer.jobs.values() if view.alive and view.id != job.id]
+        if not alive:
+            return False
+        log.info("job %s was submitted twice: it goes on as %s", job.name, alive[0])
+        record_ids(self._journal, [(job, alive[0])])
+        job.gone_since, job.looked_back, job.cause, job.reason = None, False, EndCause.UNKNOWN, ""
+        return True
 
     def ask(self, jobs: Iterable[Job]) -> bool:
         """Ask once for all jobs with an id; True when any of them changed its state."""

@@ -117,7 +117,8 @@ def test_forgotten_after_min_job_age(slurm, bench, tmp_path):
     second = bench()
     results = second.run(tasks)
     assert results["good"].state is TaskState.ACCEPTED and results["cut"].state is TaskState.FAILED
-    assert "the scheduler knows this job no more" in results["cut"].reason
+    lost = second.journal.attempts("cut")[0]
+    assert lost.cause == EndCause.LOST and not lost.strike and "the scheduler knows this job no more" in lost.reason
     check_once(tasks[0])
 
 
