@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ POLL_S = (10.0, 60.0)
 GRACE_S = 60.0
 # four at a time bring most of what a controller can do (129 a second in sequence, 334 with four threads), and spare it
 SUBMISSIONS = 4
+_TRY_AGAIN_S = 60.0
 _IDS_A_COMMAND = 1000  # an argument list has its limit, and so has a message to the controller
 # sbatch's variables that outrank the script's own lines, by the options that the user may have given there
 _STANDING_CHOICES = {"SBATCH_ACCOUNT": ("--account", "-A"), "SBATCH_QOS": ("--qos", "-q"), "SBATCH_RESERVATION": ("--reservation",)}
@@ -60,7 +62,9 @@ class SlurmScheduler:
         self.commands = SlurmCommands(timeout_s)
         self._user = str(os.getuid())
         self._partitions: str | None = None
-        self._facts: ClusterFacts | None = None
+        self._facts = ClusterFacts()
+        self._knows_facts = False
+        self._next_try = 0.0
         self._facts_lock = threading.Lock()
 
     @property
@@ -72,13 +76,13 @@ class SlurmScheduler:
 
     @property
     def facts(self) -> ClusterFacts:
-        """What the configuration says; asked for until it is known."""
+        """What the configuration says; asked for now and then until it is known (in vain that takes up to 18 s)."""
         with self._facts_lock:
-            if self._facts is None:
+            if not self._knows_facts and time.monotonic() >= self._next_try:
                 result = self.commands.run("scontrol", "show", "config")
-                if not result.ok:
-                    return ClusterFacts()
-                self._facts = ClusterFacts.of(read_config(result.out))
+                if result.ok:
+                    self._facts, self._knows_facts = ClusterFacts.of(read_config(result.out)), True
+                self._next_try = time.monotonic() + _TRY_AGAIN_S
             return self._facts
 
     def header(self, request: JobRequest) -> tuple[str, ...]:

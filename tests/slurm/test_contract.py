@@ -121,6 +121,9 @@ class SlurmContract(SchedulerContract):
         self.away(slurm)
         quick = SlurmScheduler(timeout_s=20)
         assert isinstance(quick.query([job]), NoAnswer)
+        assert quick.pace.poll_s[0] == 10
+        begin = time.monotonic()
+        assert all(quick.pace.submissions == 4 for _ in range(100)) and time.monotonic() - begin < 1, "asked again each time"
         with pytest.raises(SchedulerError, match="may still run"):
             quick.cancel({job: "pwl-contract-r-1"})
         self.back(slurm)
