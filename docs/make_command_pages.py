@@ -61,6 +61,21 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "preemption and cancelled jobs do not count against it.",
     ),
     "kill": ("pwact-like kill run --work-dir /scratch/me/campaign", "Ctrl-C on the master ends the master alone and leaves its jobs."),
+    "retry": (
+        "pwact-like retry                                    # every failed task of the stage under way\n"
+        "pwact-like retry 14-scf iter.0001/02.label/scf/md.000.sys.000/md.000.sys.000.t.000/20-scf",
+        "Mend the cause first. Tasks that ran out of attempts when their stage stopped the workflow are tried again at the next start "
+        "without this command; it is for those that the engine rejected, and for failures within the budget while the stage is under way.",
+    ),
+    "rewind": (
+        "pwact-like rewind --to 2:explore                    # shows what will be moved, and asks\n"
+        "pwact-like rewind --to 2 --yes --work-dir /scratch/me/campaign",
+        "Edit `param.json` between the rewind and the next `run` to do the stage with other settings; with the same settings and seed the "
+        "campaign comes to the same data set. `al.record` and `iter_select.txt` are written anew, their old texts lie with what was moved. "
+        "Remove `rewound/TIME` yourself when you no longer want it. A selection cannot be made anew once its trajectories were cut down to "
+        "the selected frames (`reserve_md_traj` is false): go back to `explore`. Stages of `init_bulk` are made anew by moving their "
+        "folders away by hand.",
+    ),
     "filter": (
         "pwact-like filter -i iter.0002/01.explore -l 0.1 -u 0.3 -s",
         "Levels are compared with the table of deviations that the exploration left; nothing is computed again.",

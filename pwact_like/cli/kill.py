@@ -45,7 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _master_job(state_dir: Path) -> str:
     """Slurm's id of the job that the master is, as its status says."""
+    from pwact_like.errors import DataError
     from pwact_like.fsio import read_json
 
-    path = state_dir / "status.json"
-    return str(read_json(path).get("slurm_job") or "") if path.is_file() else ""
+    try:
+        return str(read_json(state_dir / "status.json").get("slurm_job") or "")
+    except (DataError, OSError, AttributeError):
+        return ""  # a hint, no more: without it jobs are ended all the same

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("pwact_like.cli.status", "show where a campaign stands"),
     "explain": ("pwact_like.cli.explain", "say what happened to a task, attempt by attempt"),
     "kill": ("pwact_like.cli.kill", "end a campaign's jobs and its master"),
+    "retry": ("pwact_like.cli.retry", "let failed tasks begin anew at the next start"),
+    "rewind": ("pwact_like.cli.rewind", "go back to an earlier stage; its results are moved aside, not deleted"),
     "filter": ("pwact_like.cli.filter", "apply other trust levels to an exploration"),
     "to_pwdata": ("pwact_like.cli.to_pwdata", "convert labelled data between formats"),
     "gather_pwdata": ("pwact_like.cli.gather_pwdata", "collect every iteration's labelled data"),

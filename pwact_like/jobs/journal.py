@@ -112,6 +112,9 @@ class Journal(JournalReader):
             with self.transaction() as writer:
                 writer.set_meta(PLACE, place_of(self.path))
         if self.is_at_home:
+            if self.meta(PLACE) != place_of(self.path):  # moved
+                with self.transaction() as writer:
+                    writer.set_meta(PLACE, place_of(self.path))
             return
         foreign = self.jobs(live_only=True)
         reason = "the campaign's folder was copied: this job is the original's"

@@ -93,10 +93,15 @@ class JournalReader:
     def is_at_home(self) -> bool:
         """Whether the journal lies in the folder in which its jobs were submitted, and not in a copy of it.
 
-        The folder's inode tells: it is the same from every machine, and after a move, and another one in a copy.
+        The path tells: jobs write there, whatever was done to the folder. Seen from another machine or after a move the path
+        may be another one; then it is the same folder if the inode is, and nobody has put a journal in the old place.
         """
         recorded = self.meta(PLACE)
-        return recorded is None or recorded == place_of(self.path)
+        if recorded is None:
+            return True
+        inode, _, path = recorded.partition(" ")
+        here, _, real = place_of(self.path).partition(" ")
+        return real == path or (here == inode and not Path(path, self.path.name).exists())
 
     def has_judged(self, job: str) -> bool:
         """Whether any attempt of a job has come to its end."""
@@ -153,8 +158,8 @@ class JournalReader:
 
 
 def place_of(path: Path) -> str:
-    """What tells the folder of a journal from a copy of it."""
-    return str(path.parent.stat().st_ino)
+    """What tells the folder of a journal from a copy of it: inode and real path."""
+    return f"{path.parent.stat().st_ino} {path.parent.resolve()}"
 
 
 @contextmanager

@@ -156,7 +156,15 @@ def _syntax_error(text: str) -> str:
     if not text.strip():
         return ""
     snippet = "{\n" + text + "\n}\n"
-    result = subprocess.run(["bash", "-n"], input=snippet.encode("utf-8", "surrogateescape"), capture_output=True, check=False, timeout=30)
+    # in a session of its own: Ctrl-C on the master's terminal is no complaint about the shell
+    result = subprocess.run(
+        ["bash", "-n"],
+        input=snippet.encode("utf-8", "surrogateescape"),
+        capture_output=True,
+        check=False,
+        timeout=30,
+        start_new_session=True,
+    )
     return "" if result.returncode == 0 else result.stderr.decode("utf-8", "replace").strip().replace("\n", "; ")
 
 

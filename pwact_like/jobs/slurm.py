@@ -64,6 +64,7 @@ class SlurmScheduler:
         self._partitions: str | None = None
         self._facts = ClusterFacts()
         self._knows_facts = False
+        self._lines: dict[str, JobView] = {}
         self._next_try = 0.0
         self._facts_lock = threading.Lock()
 
@@ -118,7 +119,7 @@ class SlurmScheduler:
         result = self._squeue()
         if isinstance(result, NoAnswer):
             return result
-        return Answer(read_squeue(result.out, wanted))
+        return Answer(read_squeue(result.out, wanted, self._lines))
 
     def find(self, name: str) -> Answer | NoAnswer:
         """Find a job by its name: among those that the controller knows, then in the accounting."""

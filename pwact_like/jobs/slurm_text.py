@@ -109,16 +109,25 @@ def is_stuck(reason: str) -> bool:
     return word in _STUCK
 
 
-def read_squeue(text: str, wanted: Container[str] | None = None) -> dict[str, JobView]:
+def read_squeue(text: str, wanted: Container[str] | None = None, known: dict[str, JobView] | None = None) -> dict[str, JobView]:
     """Views by id of squeue's output; lines that are none are left out (a job that is missing so is asked for again).
 
-    With ``wanted`` only these ids are looked at: thousands of finished jobs may stand beside them.
+    Parameters
+    ----------
+    wanted
+        Only these ids are looked at: thousands of finished jobs may stand beside them.
+    known
+        Views by line of an earlier answer, used and brought up to date: most lines say the same as a minute ago.
     """
     lines = text.splitlines()
     if wanted is not None:
         lines = [line for line in lines if line.partition("|")[0] in wanted]
-    views = (view_of(line) for line in lines)
-    return {view.id: view for view in views if view is not None}
+    before = {} if known is None else known
+    views = {line: view for line in lines if (view := before.get(line) or view_of(line)) is not None}
+    if known is not None:
+        known.clear()
+        known.update(views)
+    return {view.id: view for view in views.values()}
 
 
 def read_sacct(text: str) -> dict[str, JobView]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pwact_like.errors import InputError, Problem
+from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.jobs.journal import JOURNAL_NAME
 from pwact_like.jobs.journal_read import JournalReader, read_copy
 from pwact_like.jobs.rows import AttemptRow, JobRow, TaskRow
 from pwact_like.jobs.types import AttemptState, TaskState
-from pwact_like.report.status import STATE_DIR, WORKFLOWS
+from pwact_like.report.status import STATE_DIR, WORKFLOWS, read_status
+from pwact_like.workflows.retry import BULK_CURE, finished_product, named_task, stage_of
 
 STDERR_LINES = 5
 _TAIL_BYTES = 8192
@@ -58,37 +58,19 @@ def find_task(work_dir: Path, wanted: str, workflow: str | None = None) -> Expla
         When nothing was ever started in the folder.
     """
     names = [workflow] if workflow else [name for name in WORKFLOWS if (work_dir / STATE_DIR / name / JOURNAL_NAME).exists()]
-    known: list[str] = []
+    found: dict[str, TaskRow] = {}
+    owner: dict[str, str] = {}
     for name in names or ["run"]:
-        state_dir = work_dir / STATE_DIR / name
-        with read_copy(state_dir / JOURNAL_NAME) as journal:
-            tasks = journal.tasks()
-            matches = _matching(tasks, work_dir, wanted)
-            if len(matches) > 1:
-                raise InputError(_ambiguous(wanted, matches))
-            if matches:
-                return _collect(journal, work_dir, state_dir, tasks[matches[0]])
-            known += tasks
-    near = difflib.get_close_matches(wanted, known, n=5, cutoff=0.4) or known[-5:]
-    cure = f"did you mean {', or '.join(near)}?" if near else "no task was planned yet"
-    raise InputError(Problem(wanted, f"no task of {work_dir} has this name, this part of a name, or this folder", cure))
-
-
-def _matching(tasks: dict[str, TaskRow], work_dir: Path, wanted: str) -> list[str]:
-    text = wanted.rstrip("/")
-    if text in tasks:
-        return [text]
-    path = Path(text) if Path(text).is_absolute() else Path.cwd() / text
-    inside = [name for name, row in tasks.items() if (work_dir / row.folder) in (path, *path.parents)]
-    if inside:
-        return [max(inside, key=lambda name: len(tasks[name].folder))]
-    ends = [name for name in tasks if name.endswith(f"/{text}")]
-    return ends or [name for name in tasks if text in name]
-
-
-def _ambiguous(wanted: str, matches: list[str]) -> Problem:
-    more = f" and {len(matches) - 10} more" if len(matches) > 10 else ""
-    return Problem(wanted, f"{len(matches)} tasks have this in their names: {', '.join(matches[:10])}{more}", "give more of the name")
+        with read_copy(work_dir / STATE_DIR / name / JOURNAL_NAME) as journal:
+            rows = journal.tasks()
+        found |= rows
+        owner |= dict.fromkeys(rows, name)
+    task = named_task(work_dir, wanted, Path.cwd(), found)
+    if isinstance(task, Problem):
+        raise InputError(task)
+    state_dir = work_dir / STATE_DIR / owner[task]
+    with read_copy(state_dir / JOURNAL_NAME) as journal:
+        return _collect(journal, work_dir, state_dir, found[task])
 
 
 def _collect(journal: JournalReader, work_dir: Path, state_dir: Path, task: TaskRow) -> Explained:
@@ -99,7 +81,7 @@ def _collect(journal: JournalReader, work_dir: Path, state_dir: Path, task: Task
 
 def explain_json(found: Explained) -> str:
     """Everything, for programs."""
-    content: dict[str, Any] = asdict(found.task) | {"folder": str(found.folder), "attempts": []}
+    content: dict[str, Any] = asdict(found.task) | {"folder": str(found.folder), "now": _outlook(found), "attempts": []}
     for row in found.attempts:
         folder = found.attempt_folder(row.number)
         job = found.jobs.get(row.job)
@@ -188,10 +170,22 @@ def _outlook(found: Explained) -> str:
     if task.state is TaskState.ACCEPTED:
         return "done; its outputs are in its folder"
     if task.state is TaskState.FAILED:
-        return (
-            "set aside. What to do: mend the cause, end the master if it runs (Ctrl-C, its jobs stay), then "
-            f"`pwact-like retry {task.name}` and start again"
-        )
+        return f"set aside. What to do: mend the cause, end the master if it runs (Ctrl-C, its jobs stay), then {_cure(found)}"
+    return _next_step(last) + _who_drives_it(found, last)
+
+
+def _cure(found: Explained) -> str:
+    """How a failed task comes to another attempt; that of a finished stage only with its whole stage."""
+    workflow, name = found.state_dir.name, found.task.name
+    stage = stage_of(workflow, name)
+    if stage is None or finished_product(found.work_dir, workflow, name) is None:
+        return f"`pwact-like retry {name}` and start again"
+    if workflow == "init_bulk":
+        return f"make its stage anew, which is finished without it: {BULK_CURE}"
+    return f"`pwact-like rewind --to {stage[0]}` and start again: its stage is finished without it, and takes it in only as a whole"
+
+
+def _next_step(last: AttemptRow | None) -> str:
     if last is None or last.state is AttemptState.PLANNED:
         return "it waits for a job: for its turn (max_jobs), for a scheduler that takes no more for now, or for the master to be started"
     if last.state is AttemptState.SUBMITTING:
@@ -199,6 +193,21 @@ def _outlook(found: Explained) -> str:
     if last.state is AttemptState.UNKNOWN:
         return "the scheduler does not show its job at present; it is asked again before anything is concluded"
     return f"its job is {last.state}"
+
+
+def _who_drives_it(found: Explained, last: AttemptRow | None) -> str:
+    """What the master's snapshot adds: that none runs, that the scheduler is silent, that the job waits for ever."""
+    try:
+        status = read_status(found.work_dir, found.state_dir.name)
+    except DataError:
+        return ""  # no snapshot: a master that has only just begun
+    if status["state"] != "running":
+        return f"; no master runs ({status['state']}): the same command as before goes on"
+    notes = ["; the scheduler does not answer at present, and is asked again"] if status.get("scheduler_silent") else []
+    for row in status.get("jobs_in_flight", []):
+        if last is not None and row["name"] == last.job and row["stuck"]:
+            notes.append(f"; it will not begin by itself ({row['reason']}): see to resource.json or the partition, or cancel the job")
+    return "".join(notes)
 
 
 def _when(seconds: float | None) -> str:

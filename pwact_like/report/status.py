@@ -83,7 +83,8 @@ def job_lines(status: dict[str, Any], now: float) -> list[str]:
         state = row["said"] or row["state"]
         since = "-" if row["since"] is None else duration(now - row["since"])
         reason = row["reason"] + "  <- will not begin by itself" * row["stuck"]
-        cells.append([row["id"] or "?", state, since, row["node"] or "-", str(row["tasks"]), row["section"], row["name"], reason])
+        number = "?" if row["id"] is None else "-" if row["id"] == row["name"] else row["id"]
+        cells.append([number, state, since, row["node"] or "-", str(row["tasks"]), row["section"], row["name"], reason])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
     lines.append(f"jobs ({status.get('scheduler') or 'local'}{as_of}):")
     for line in cells:

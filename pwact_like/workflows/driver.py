@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 from pwact_like.crashpoints import reach
 from pwact_like.errors import BudgetExceededError, JobError, PwactLikeError
+from pwact_like.jobs.signals import SIGNALS
 from pwact_like.jobs.types import Judge, Task, TaskResult, TaskState
 from pwact_like.stages.base import Stage
 
@@ -95,9 +98,23 @@ class Driver:
         self._on_change(stage, "finished")
 
 
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; the master alone decides what ends
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals() -> None:
+    # Ctrl-C, a terminal that is closed, and the end of a job reach every process; the master alone decides what ends
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A child that is started meanwhile begins with these signals blocked: none can end it before it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # starts a process, too, and unblocks two of them afterwards
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fork(function: Callable[..., Any], *arguments: Any, beat: Callable[[], None] | None = None) -> Any:
@@ -111,8 +128,9 @@ def fork(function: Callable[..., Any], *arguments: Any, beat: Callable[[], None]
         Whatever the function raised, or when the child was killed (out of memory, most often).
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_ignore_interrupts) as pool:
-        future = pool.submit(function, *arguments)
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_ignore_signals) as pool:
+        with _signals_held_back():
+            future = pool.submit(function, *arguments)
         while not wait([future], timeout=1.0).done:
             if beat is not None:
                 beat()

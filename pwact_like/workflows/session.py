@@ -25,6 +25,7 @@ from pwact_like.jobs.types import Task
 from pwact_like.stages.base import Fork, Stage
 from pwact_like.workflows.driver import Driver, DryRunDone, fork
 from pwact_like.workflows.edits import Edits, Sources
+from pwact_like.workflows.rewind_plan import refuse_half_rewound
 from pwact_like.workflows.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def open_session(
     state_dir = work_dir / STATE_DIR / workflow
     with ExitStack() as stack:
         lock = stack.enter_context(MasterLock(state_dir, take_over=take_over))
+        refuse_half_rewound(state_dir)
         stack.enter_context(_logging(work_dir / f"{workflow}.log", echo=echo))
         stop = StopFlag()
         stack.callback(stop.close)

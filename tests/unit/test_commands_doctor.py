@@ -96,15 +96,15 @@ def test_a_job_that_hangs_is_given_up_and_ended(place):
     )
     status, found, _ = doctor(place, resource, "--submit", "--timeout", "2")
     assert status == 2 and one(found, "has not ended after").level is Level.BAD
-    assert (place / "began").exists() and not sleepers()
+    assert (place / "began").exists() and not sleepers(place)
 
 
-def sleepers() -> list[str]:
-    """Command lines of what the trial's jobs may have left."""
-    found = []
+def sleepers(place: Path) -> list[str]:
+    """Command lines of what the trial's jobs in this folder may have left."""
+    found, mark = [], os.fsencode(place / ".pwact_like" / "doctor")
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"doctor" in (entry / "environ").read_bytes() and b"sleep" in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes() and b"sleep" in (entry / "cmdline").read_bytes():
                 found.append((entry / "cmdline").read_text())
         except OSError:
             continue
@@ -123,7 +123,7 @@ def test_a_signal_ends_the_jobs_and_tidies_up(place, signum):
         process.send_signal(signum)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signum and "Traceback" not in err
-    assert not (place / ".pwact_like").exists() and not sleepers()
+    assert not (place / ".pwact_like").exists() and not sleepers(place)
 
 
 def test_settings_that_are_wrong_are_all_told_and_the_rest_goes_on(place):

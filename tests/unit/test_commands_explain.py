@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from jobs_support import campaign, make_task
+from jobs_support import always_ok, campaign, make_task
 from support import run_cli
 
 from pwact_like.errors import DataError, InputError
+from pwact_like.fsio import write_json, write_manifest
 from pwact_like.jobs.journal_read import read_copy
 from pwact_like.jobs.rows import JobShown
 from pwact_like.outcome import Ok, Retry
@@ -79,6 +81,70 @@ def test_an_unknown_task_is_named_with_near_misses(told):
 def test_where_nothing_was_started(tmp_path):
     done = run_cli("explain", "x", "--work-dir", tmp_path)
     assert done.returncode == 2 and "nothing was ever started here" in done.stderr
+
+
+def test_a_task_is_found_by_a_path_that_leads_over_a_link(told, tmp_path_factory):
+    link = tmp_path_factory.mktemp("links") / "here"
+    link.symlink_to(told)
+    for work_dir in (told, link):
+        done = run_cli("explain", link / "iter.0000/02.label/scf/a/.attempt", "--work-dir", work_dir)
+        assert done.returncode == 0 and done.stdout.startswith("iter.0000/02.label/scf/a: accepted"), done.stderr
+
+
+def test_the_cure_of_a_failed_task_is_one_that_works(told):
+    """It named `retry`, which refuses a task whose stage was finished without it."""
+    write_manifest(told / "iter.0000/02.label/result", "labels")
+    done = run_cli("explain", "bad", "--work-dir", told)
+    assert "`pwact-like rewind --to 0:label`" in done.stdout and "retry" not in done.stdout
+    refused = run_cli("retry", "bad", "--workflow", "run", "--work-dir", told)
+    assert refused.returncode == 2 and "rewind --to 0:label" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "text"),
+    [
+        ("stopped", {}, "now: its job is queued; no master runs (stopped): the same command as before goes on"),
+        ("running", {"stuck": True, "reason": "PartitionTimeLimit"}, "it will not begin by itself (PartitionTimeLimit)"),
+        ("running", {}, "now: its job is queued; the scheduler does not answer at present"),
+    ],
+)
+def test_what_is_the_case_now(state, changes, text, tmp_path):
+    task = make_task(tmp_path / "a", "sleep 60")
+    with campaign(tmp_path) as here:
+        here.dispatcher.begin([task], always_ok)
+        here.dispatcher.tick()
+        (row,) = here.dispatcher.job_rows()
+        board = Snapshot(
+            here.state_dir, "run", "a", here.dispatcher.counts, lambda: [replace(row, **changes)], "local", lambda: not changes
+        )
+        board.state = state
+        board.publish()
+        done = run_cli("explain", "a", "--work-dir", tmp_path)
+        content = json.loads(run_cli("explain", "a", "--json", "--work-dir", tmp_path).stdout)
+        here.scheduler.cancel(here.scheduler.live())
+    assert text in done.stdout and text.removeprefix("now: ") in content["now"]
+
+
+def test_kill_does_not_depend_on_the_snapshot(tmp_path):
+    """A damaged status.json, which only has a hint, kept the jobs alive."""
+    task = make_task(tmp_path / "a", "sleep 60")
+    with campaign(tmp_path) as here:
+        here.dispatcher.begin([task], always_ok)
+        here.dispatcher.tick()
+        (name,) = here.scheduler.live()
+    (tmp_path / ".pwact_like/run/status.json").write_text('{"workflow": ')
+    done = run_cli("kill", "run", "--work-dir", tmp_path)
+    assert done.returncode == 0 and done.stdout.splitlines()[1:] == ["ended 1 job:", f"  {name}"], done.stderr
+    assert here.scheduler.live() == []
+
+
+def test_kill_names_the_job_that_the_master_is(tmp_path):
+    state_dir = tmp_path / ".pwact_like" / "run"
+    process = {"host": "node7", "pid": 123, "start": 1, "boot": "another"}
+    write_json(state_dir / "lock", {"process": process, "epoch": 1, "since": time.time()})
+    write_json(state_dir / "status.json", {"slurm_job": "4711"})
+    done = run_cli("kill", "run", "--work-dir", tmp_path)
+    assert done.returncode == 4 and "runs on node7: end it with: scancel 4711" in done.stderr
 
 
 # ---------------------------------------------------------------------- the copy
