@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,8 +79,10 @@ def ok(task: Task, folder: Path) -> Ok:
 def cancel_all() -> None:
     """End every job of this user on the cluster."""
     subprocess.run(["scancel", "-u", str(os.getuid())], check=False)
-    while subprocess.run(["squeue", "-h", "-u", str(os.getuid())], capture_output=True, text=True, check=True).stdout:
-        time.sleep(0.2)
+    deadline = time.monotonic() + 30
+    # until the controller has forgotten them, where it soon does
+    while time.monotonic() < deadline and subprocess.run(["squeue", "-h", "-a", "-t", "all"], capture_output=True, check=True).stdout:
+        time.sleep(0.5)
 
 
 def raw_rate(folder: Path, count: int, scheduler: SlurmScheduler) -> float:
@@ -198,19 +200,19 @@ def wait_as_master(folder: str, count: str) -> None:
 
 
 @contextlib.contextmanager
-def slurm() -> Iterator[None]:
-    """The user's Slurm, or a private one."""
+def slurm() -> Iterator[Callable[[], None]]:
+    """The user's Slurm, or a private one; gives a function that makes it remember ended jobs as long as usual.
+
+    Until then the private one forgets them at once, so that each round of submissions begins with an empty list.
+    """
     if os.environ.get("SLURM_CONF"):
-        yield
+        yield lambda: None
         return
     from cluster import Cluster
 
-    private = Cluster()
-    try:
+    with Cluster(MinJobAge=2, MaxJobCount=30000) as private:
         os.environ.update(private.environment)
-        yield
-    finally:
-        private.close()
+        yield lambda: private.reconfigure(MinJobAge=300)
 
 
 def main() -> None:
@@ -221,7 +223,7 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=180.0, help="seconds that a waiting master is watched")
     parser.add_argument("--tasks", type=int, default=10000)
     args = parser.parse_args()
-    with slurm(), tempfile.TemporaryDirectory() as name:
+    with slurm() as remember, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(args.rounds):
             raw = raw_rate(folder / f"raw{number}", args.jobs, SlurmScheduler())
@@ -234,6 +236,7 @@ def main() -> None:
             print(f"poll of {args.jobs} live jobs: {what}: {value:.1f}")
         planned, rendered = planning(folder / "many", args.tasks, SlurmScheduler())
         print(f"{args.tasks} tasks: planned in {planned:.1f} s, a script each in {rendered:.1f} s", flush=True)
+        remember()
         for what, value in waiting(folder / "wait", args.jobs, args.wait).items():
             print(f"waiting for {args.jobs} jobs: {what}: {value:.2f}")
         cancel_all()

@@ -113,6 +113,6 @@ def dry_run(tasks: Sequence[Task], resource: Resource, state_dir: Path, campaign
     for items in groups(work, resource):
         name = job_name(campaign, items)
         folder = state_dir / DRY_RUN_FOLDER / name
-        write_script(folder / SCRIPT_NAME, script_content(name, folder, items, resource, scheduler))
+        write_script(folder / SCRIPT_NAME, script_content(name, folder, items, resource, scheduler), flush=False)
         paths.append(folder / SCRIPT_NAME)
     return paths
