@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class Scripted:
     looked_back: list = field(default_factory=list)
     memory: Answer | NoAnswer = field(default_factory=lambda: Answer({}))
     longest: int | None = None
+    complete: bool = True
     pace: Pace = field(default_factory=Pace)
 
     def submit(self, script, name):
@@ -48,14 +50,14 @@ class Scripted:
         return (
             NoAnswer("connect failure")
             if self.silent
-            else Answer({i: self.jobs[i] for i in ids if i in self.jobs and i not in self.hidden})
+            else Answer({i: self.jobs[i] for i in ids if i in self.jobs and i not in self.hidden}, self.complete)
         )
 
-    def find(self, name):
+    def find(self, *names):
         return (
             NoAnswer("connect failure")
             if self.silent
-            else Answer({i: view for i, view in self.jobs.items() if view.name == name and i not in self.hidden})
+            else Answer({i: view for i, view in self.jobs.items() if view.name in names and i not in self.hidden})
         )
 
     def cancel(self, jobs):
@@ -91,7 +93,8 @@ class Hands:
     now: float = 1000.0
 
     def time(self):
-        return self.now
+        """What the journal writes is the machine's time; turned on by as much as the hands."""
+        return time.time() + self.now - 1000.0
 
     def monotonic(self):
         return self.now

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pwact_like.config.base import Float, Fraction, Int, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, Strings
-from pwact_like.config.sbatch import MEMORY, TIME, owned_option, value_of
+from pwact_like.config.sbatch import MEMORY, TIME, owned_option, single_options, value_of
 
 SIZES_HELP = 'give e.g. "8G", or a number of MB'
 
@@ -104,10 +104,11 @@ class ResourceSection(Settings):
                 continue
             if "\n" in text or not text.startswith("-"):
                 raise ValueError(f'{flag!r} is no sbatch option: one option in one line, e.g. "--qos=long"')
-            name = owned_option(text)
-            if name:
-                raise ValueError(f"--{name} is set by pwact_like itself, so that it can find its jobs again; leave it out")
-            flags.append(text)
+            for option in single_options(text):
+                name = owned_option(option)
+                if name:
+                    raise ValueError(f"--{name} is set by pwact_like itself, so that it can find its jobs again; leave it out")
+                flags.append(option)
         return tuple(flags)
 
     @field_validator("time", mode="before")

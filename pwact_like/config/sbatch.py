@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 # what the dispatcher finds its jobs by, where a job's files lie, and when it ends
@@ -23,6 +24,7 @@ OWNED_OPTIONS = (
     "test-only",
     "clusters",
 )
+_WITHOUT_VALUE = "HIOQVhksuvW"  # short options of sbatch that take none
 _OWNED_SHORT = {"-J": "job-name", "-o": "output", "-e": "error", "-D": "chdir", "-a": "array", "-W": "wait", "-M": "clusters"}
 
 TIME = re.compile(r"(\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+(:\d+)?)?)")
@@ -37,6 +39,28 @@ def owned_option(flag: str) -> str:
         name = word[2:].lower()
         return next((owned for owned in OWNED_OPTIONS if len(name) >= 2 and owned.startswith(name)), "")
     return _OWNED_SHORT.get(word[:2], "")
+
+
+def single_options(text: str) -> list[str]:
+    """The options of a line of flags, each by itself (sbatch takes several in a line; everything behind a ``#`` is a comment).
+
+    Raises
+    ------
+    ValueError
+        For quotes that do not close, and for short options that are written as one word (``-HJname``).
+    """
+    words = shlex.split(text, comments=True)
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("-") and not re.fullmatch(r"-\d.*", word):
+            if re.match(rf"-[{_WITHOUT_VALUE}][A-Za-z]", word):
+                raise ValueError(f"{word!r} is several options in one word: write them one by one")
+            options.append([word])
+        elif options:
+            options[-1].append(word)
+        else:
+            raise ValueError(f'{text!r} is no sbatch option: e.g. "--qos=long"')
+    return [text.strip()] if len(options) == 1 and "#" not in text else [shlex.join(option) for option in options]
 
 
 def value_of(flags: Sequence[str], *options: str) -> str | None:
@@ -74,11 +98,12 @@ def seconds(text: str) -> int | None:
 
 
 def megabytes(text: str) -> int | None:
-    """MB (2²⁰ bytes, as Slurm counts) of an amount of memory: ``8G``, ``1500``, ``1.50G``; None when it is none."""
+    """MB (2²⁰ bytes, as Slurm counts) of an amount of memory: ``8G``, ``1500``, ``1.50G``; None when it is none; 0: all of a node's."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if not found:
         return None
-    return max(1, round(float(found[1]) * _UNITS_MB[found[2].upper()]))
+    amount = float(found[1]) * _UNITS_MB[found[2].upper()]
+    return 0 if amount == 0.0 else max(1, round(amount))
 
 
 def time_text(time_s: int) -> str:

@@ -67,6 +67,23 @@ def has_claim(job_folder: Path) -> bool:
         return False
 
 
+def claimed_by(job_folder: Path) -> str:
+    """The scheduler's id of the job that began this job's script; "" as long as nobody has, or where jobs have none."""
+    try:
+        words = (job_folder / "claim").read_text().split()
+    except OSError:
+        return ""
+    return words[2] if len(words) > 2 else ""
+
+
+def began_later_s(task: Task, number: int, job_folder: Path) -> float:
+    """Seconds from the beginning of a job to that of an attempt in it; 0 when not known."""
+    try:
+        return (attempt_folder(task, number) / "claim").stat().st_mtime - (job_folder / "claim").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def last_attempt_on_disk(task: Task) -> int:
     """Highest number of an attempt whose folder is there (0: none); such a number is never used again."""
     try:

@@ -14,6 +14,7 @@ master reads the journal, looks at the folders and asks the scheduler, and goes 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from pwact_like.jobs.rows import JobShown
 from pwact_like.jobs.script import Work
 from pwact_like.jobs.signals import StopFlag
 from pwact_like.jobs.submit import BATCH, Submitter
-from pwact_like.jobs.types import AttemptState, EndCause, Judge, Scheduler, Task, TaskResult
+from pwact_like.jobs.types import NO_ASKS, AttemptState, EndCause, Judge, Scheduler, Task, TaskResult
 from pwact_like.jobs.verdict import KILLED, Verdict, judge_attempt, lost_attempt
 from pwact_like.jobs.watch import Watch
 
@@ -98,7 +99,7 @@ class Dispatcher:
         self._watch = Watch(scheduler, journal, self.clock)
         self._submitter = Submitter(state_dir / JOBS_FOLDER, journal, scheduler, resource, campaign, self.clock, self.stop)
         self._recorder = Recorder(self._plan, journal, scheduler, resource, state_dir / JOBS_FOLDER)
-        self._enough_since: float | None = None
+        self._told_enough = False
         self._jitter = random.Random()  # noqa: S311 - spreads the questions of many masters, no secret
 
     def run(self, tasks: Sequence[Task], judge: Judge) -> dict[str, TaskResult]:
@@ -140,7 +141,7 @@ class Dispatcher:
         group.check_work([Work(task, 1) for task in tasks], self.resource)
         self._plan = open_plan(self.journal, tasks, self.work_dir)
         self._recorder = Recorder(self._plan, self.journal, self.scheduler, self.resource, self.state_dir / JOBS_FOLDER)
-        self._enough_since = None
+        self._told_enough = False
 
     def use(self, resource: Resource) -> None:
         """Go on with another resource.json: it counts for what is not submitted yet.
@@ -176,9 +177,14 @@ class Dispatcher:
         return self._watch.silent
 
     @property
+    def refusal(self) -> str:
+        """The scheduler's words while it takes no more jobs for now, else ""."""
+        return self._submitter.refusal
+
+    @property
     def is_settled(self) -> bool:
-        """Whether nothing waits for a second look: every job in flight is with the scheduler, alive."""
-        return not self._watch.silent and all(
+        """Whether nothing waits for a second look: every job in flight is with the scheduler, alive, or it does not answer anyway."""
+        return self._watch.silent or all(
             job.id is not None
             and not job.absent
             and job.gone_since is None
@@ -234,6 +240,7 @@ class Dispatcher:
         changed = self._harvest() or changed
         changed = self._give_up() or changed
         changed = self._leave_stragglers() or changed
+        changed = self._ask_for_less() or changed
         changed = self._submitter.submit(self._plan) or changed
         while self._submitter.beyond_reach:
             self._recorder.beyond_reach(*self._submitter.beyond_reach.pop())
@@ -287,7 +294,9 @@ class Dispatcher:
                 return None
         if self._judge is None:
             return None
-        return judge_attempt(task, number, status, self._judge, self._recorder.cause_of(job) if status != 0 else EndCause.UNKNOWN)
+        return judge_attempt(
+            task, number, status, self._judge, self._recorder.cause_of(job, item.work) if status != 0 else EndCause.UNKNOWN
+        )
 
     def _give_up(self) -> bool:
         """Declare lost what is left of jobs that are gone and left no marker within the grace period."""
@@ -299,14 +308,15 @@ class Dispatcher:
                 folder_of.refresh(item.work.task, item.work.number)
             if any(folder_of.exit_status(item.work.task, item.work.number) is not None for item in job.inside.values()):
                 continue  # a late marker: the next tick judges it
-            if self._watch.has_namesake(job):
+            began = folder_of.claimed_by(self._folder(job.name))
+            if began != job.id and self._watch.has_namesake(job):
                 continue
             cause = self._recorder.cause_of(job)
             cause = EndCause.LOST if cause in (EndCause.COMPLETED, EndCause.UNKNOWN, EndCause.FAILED) else cause
             said = folder_of.diagnosis(self._folder(job.name) / "stderr")
             reason = f"job {job.name} ended without a word on this task: {job.reason or cause}" + f"; it said: {said}" * bool(said)
-            worked = job.judged or any(folder_of.was_claimed(work.task, work.number) for work in job.work)
-            vanished = job.state is not AttemptState.ENDED
+            worked = self._recorder.has_worked(job)
+            vanished = job.state is not AttemptState.ENDED and cause is EndCause.LOST
             self._recorder.record(
                 [
                     (item, lost_attempt(item.work.task, item.work.number, cause, reason, job_worked=worked, vanished=vanished))
@@ -322,12 +332,17 @@ class Dispatcher:
         if not plan.tasks or self.done:
             return False
         section = group.section_of(self.resource, next(iter(plan.tasks.values())))
-        if section.enough >= 1.0 or plan.accepted < section.enough * len(plan.tasks):
+        if section.enough >= 1.0:
             return False
-        if self._enough_since is None:
-            self._enough_since = self.clock.monotonic()
-            log.info("%d of %d tasks are done: the rest has %.0f s more", plan.accepted, len(plan.tasks), section.straggler_wait_s)
-        if self.clock.monotonic() - self._enough_since < section.straggler_wait_s:
+        ends, enough = self.journal.ends(plan.tasks), math.ceil(section.enough * len(plan.tasks))
+        if len(ends) < enough:
+            return False
+        # from the journal, so that it counts over several starts
+        since = ends[max(0, enough - 1)]
+        if not self._told_enough:
+            self._told_enough = True
+            log.info("%d of %d tasks have ended: the rest has %.0f s more", len(ends), len(plan.tasks), section.straggler_wait_s)
+        if self.clock.time() - since < section.straggler_wait_s:
             return False
         try:
             self.scheduler.cancel({job.id: job.name for job in plan.jobs.values() if job.id is not None})
@@ -335,8 +350,26 @@ class Dispatcher:
             log.warning("the stragglers stay for now: %s", error)
             return False
         works = [*plan.pending, *(item.work for job in plan.jobs.values() for item in job.inside.values())]
-        reason = f"a straggler: {plan.accepted} of {len(plan.tasks)} tasks were enough (`enough` of resource.json)"
+        reason = f"a straggler: {len(ends)} of {len(plan.tasks)} tasks were enough (`enough` of resource.json)"
         self._recorder.give_up(works, reason, EndCause.CANCELLED)
+        return True
+
+    def _ask_for_less(self) -> bool:
+        """End the jobs that would wait for ever for what earlier failures made them ask for."""
+        hopeless = [
+            job
+            for job in self._plan.jobs.values()
+            if job.told_stuck and job.asks != NO_ASKS and job.id is not None and job.view is not None and job.view.too_much
+        ]
+        if not hopeless:
+            return False
+        try:
+            self.scheduler.cancel({job.id: job.name for job in hopeless if job.id is not None})
+        except SchedulerError as error:
+            log.warning("jobs that would wait for ever stay for now: %s", error)
+            return False
+        for job in hopeless:
+            self._recorder.ask_for_less(job, job.view.reason if job.view else "")
         return True
 
     def _folder(self, job: str) -> Path:

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS attempts (
     task TEXT NOT NULL REFERENCES tasks (name), number INTEGER NOT NULL, state TEXT NOT NULL, job TEXT NOT NULL DEFAULT '',
     env TEXT NOT NULL DEFAULT '{}', cause TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
     strike INTEGER NOT NULL DEFAULT 0, accepting TEXT, planned REAL NOT NULL, submitted REAL, ended REAL,
-    asks TEXT NOT NULL DEFAULT '{}', node TEXT NOT NULL DEFAULT '',
+    asks TEXT NOT NULL DEFAULT '{}', node TEXT NOT NULL DEFAULT '', harmless TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (task, number)
 );
 CREATE INDEX IF NOT EXISTS attempts_job ON attempts (job);
@@ -248,11 +248,12 @@ class Writer:
         )
         self._connection.execute("UPDATE tasks SET state = ?, ended = ? WHERE name = ?", (TaskState.ACCEPTED, time.time(), task))
 
-    def rejected(self, task: str, number: int, cause: EndCause, reason: str, strike: bool, node: str = "") -> None:
+    def rejected(self, task: str, number: int, cause: EndCause, reason: str, strike: bool, node: str = "", harmless: bool = False) -> None:
         """Record a failed attempt."""
         self._connection.execute(
-            "UPDATE attempts SET state = ?, cause = ?, reason = ?, strike = ?, ended = ?, node = ? WHERE task = ? AND number = ?",
-            (AttemptState.REJECTED, cause, reason, int(strike), time.time(), node, task, number),
+            "UPDATE attempts SET state = ?, cause = ?, reason = ?, strike = ?, ended = ?, node = ?, harmless = ? "
+            "WHERE task = ? AND number = ?",
+            (AttemptState.REJECTED, cause, reason, int(strike), time.time(), node, "yes" * harmless, task, number),
         )
 
     def failed(self, task: str, reason: str) -> None:

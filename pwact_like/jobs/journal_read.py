@@ -6,13 +6,13 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pwact_like.errors import DataError
 from pwact_like.jobs.rows import AttemptRow, JobRow, TaskRow, attempt_row, job_row, task_row
-from pwact_like.jobs.types import AttemptState, EndCause, TaskState
+from pwact_like.jobs.types import AttemptState, TaskState
 
 # what SQLite calls a hot journal begins with this (https://www.sqlite.org/fileformat2.html#the_rollback_journal)
 _HOT = bytes.fromhex("d9d505f920a163d7")
@@ -22,7 +22,13 @@ _PATIENCE_S = 10.0
 PLACE = "place"
 
 # columns of schema 2 that a journal of schema 1 gets when it is opened
-_ADDED = (("attempts", "asks", "'{}'"), ("attempts", "node", "''"), ("jobs", "node", "''"), ("jobs", "said", "''"))
+_ADDED = (
+    ("attempts", "asks", "'{}'"),
+    ("attempts", "node", "''"),
+    ("jobs", "node", "''"),
+    ("jobs", "said", "''"),
+    ("attempts", "harmless", "''"),
+)
 
 
 def add_missing_columns(connection: sqlite3.Connection) -> None:
@@ -85,9 +91,17 @@ class JournalReader:
 
     def misfortunes(self, task: str) -> int:
         """How many attempts of a task failed by no fault of theirs; going on from a checkpoint, or a turn that never came, is none."""
-        unharmed = (EndCause.TIMEOUT, EndCause.NOT_BEGUN)
-        query = "SELECT count(*) AS n FROM attempts WHERE task = ? AND state = 'rejected' AND NOT strike AND cause NOT IN (?, ?)"
-        return int(self._all(query, task, *unharmed)[0]["n"])
+        query = "SELECT count(*) AS n FROM attempts WHERE task = ? AND state = 'rejected' AND NOT strike AND harmless = ''"
+        return int(self._all(query, task)[0]["n"])
+
+    def ends(self, tasks: Collection[str]) -> list[float]:
+        """When these tasks came to their ends (seconds since 1970), the earliest first."""
+        rows = self._all("SELECT name, ended FROM tasks WHERE state != '' AND ended IS NOT NULL ORDER BY ended")
+        return [float(row["ended"]) for row in rows if row["name"] in tasks]
+
+    def has_taken(self, section: str) -> bool:
+        """Whether the scheduler ever took a job of this section of resource.json."""
+        return bool(self._all("SELECT 1 FROM jobs WHERE section = ? AND scheduler_id IS NOT NULL LIMIT 1", section))
 
     @property
     def is_at_home(self) -> bool:

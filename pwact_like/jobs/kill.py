@@ -119,7 +119,7 @@ def _find(scheduler: Scheduler, names: list[str]) -> dict[str, str]:
         answer = scheduler.find(name)
         if isinstance(answer, NoAnswer):
             raise SchedulerError(f"{answer.text}; try again when Slurm answers")
-        found |= {number: name for number, view in answer.jobs.items() if view.alive}
+        found |= {number: name for number, view in answer.jobs.items() if view.alive and view.belongs_to(name)}
     return found
 
 
@@ -130,7 +130,7 @@ def _alive(scheduler: Scheduler, jobs: dict[str, str]) -> dict[str, str]:
     return {
         number: name
         for number, name in jobs.items()
-        if number in answer.jobs and answer.jobs[number].alive and answer.jobs[number].name == name
+        if number in answer.jobs and answer.jobs[number].alive and answer.jobs[number].belongs_to(name)
     }
 
 

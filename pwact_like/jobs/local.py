@@ -132,9 +132,9 @@ class LocalScheduler:
         views = (self._view(name) for name in ids)
         return Answer({view.id: view for view in views if view is not None})
 
-    def find(self, name: str) -> Answer | NoAnswer:
-        """Look for a job by its name, ended ones too."""
-        return self.query([name])
+    def find(self, *names: str) -> Answer | NoAnswer:
+        """Look for jobs by their names, ended ones too."""
+        return self.query(names)
 
     def look_back(self, jobs: Mapping[str, str]) -> Answer | NoAnswer:
         """Nothing: what the folders do not tell, nobody knows."""

@@ -15,8 +15,8 @@ from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs.group import section_of
 from pwact_like.jobs.journal import Journal, Writer
 from pwact_like.jobs.plan import InFlight, Job, Plan
-from pwact_like.jobs.script import Work
-from pwact_like.jobs.triage import MISFORTUNES, JobFacts, triage
+from pwact_like.jobs.script import Work, attempt_folder
+from pwact_like.jobs.triage import MISFORTUNES, JobFacts, memory_mb, triage
 from pwact_like.jobs.types import Asks, EndCause, Scheduler, Task
 from pwact_like.jobs.verdict import Bad, Good, Verdict
 
@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 # what Slurm writes into a job's stderr when it ends a process for its memory; the job's state does not always say so
 _MEMORY_WORDS = re.compile(rb"oom[-_ ]?kill|exceeded (job |step )?memory limit|out of memory handler", re.IGNORECASE)
+_DUE_TO = {
+    EndCause.TIMEOUT: re.compile(rb"DUE TO TIME LIMIT"),
+    EndCause.PREEMPTED: re.compile(rb"DUE TO PREEMPTION"),
+    EndCause.NODE_FAIL: re.compile(rb"DUE TO NODE FAILURE"),
+}
 _REQUEUE_MARKER = "requeued"
 _TAIL_BYTES = 65536
 
@@ -68,15 +73,21 @@ class Recorder:
         self._accept(good)
         self.close_empty_jobs()
 
-    def cause_of(self, job: Job) -> EndCause:
-        """Why a job ended, as far as it was told: the scheduler's word, and what the job's own files add to it."""
+    def cause_of(self, job: Job, work: Work | None = None) -> EndCause:
+        """Why a job (or an attempt in it) ended: the scheduler's word, and what its own files add to it."""
         folder = self._jobs / job.name
+        if work is not None and _says(attempt_folder(work.task, work.number) / "stderr", _MEMORY_WORDS):
+            return EndCause.OUT_OF_MEMORY  # of a step that srun began: it says so there
         if job.cause in (EndCause.COMPLETED, EndCause.FAILED, EndCause.UNKNOWN):
             if (folder / _REQUEUE_MARKER).exists():
                 # the system started the script anew, and the second start left the first one's claims alone
                 return EndCause.PREEMPTED
             if _says(folder / "stderr", _MEMORY_WORDS):
                 return EndCause.OUT_OF_MEMORY
+            # the scheduler may have forgotten the job before anybody asked for it
+            for cause, words in _DUE_TO.items():
+                if _says(folder / "stderr", words):
+                    return cause
         return job.cause
 
     def beyond_reach(self, job: Job, words: str) -> None:
@@ -85,12 +96,25 @@ class Recorder:
         with self._journal.transaction() as writer:
             for work in job.work:
                 self._plan.pending.remove(work)
-                if asks.exclude:
-                    bad = Bad(f"without the nodes {', '.join(asks.exclude)} it cannot run: {words}", EndCause.NOT_BEGUN, strike=False)
-                    self._reject(writer, work, bad, replace(asks, exclude=()), "")
-                else:
-                    bad = Bad(f"what it needs after earlier failures cannot be had: {words}", final=True, strike=False)
-                    self._reject(writer, work, bad, asks, "")
+                self._reject_wish(writer, work, asks, words)
+
+    def ask_for_less(self, job: Job, words: str) -> None:
+        """Take what is inside a job that was cancelled because it would have waited for ever for what it asks for."""
+        asks = job.asks
+        with self._journal.transaction() as writer:
+            for item in job.inside.values():
+                self._reject_wish(writer, item.work, asks, words)
+        for item in list(job.inside.values()):
+            self._plan.leave(item)
+        self.close_empty_jobs()
+
+    def _reject_wish(self, writer: Writer, work: Work, asks: Asks, words: str) -> None:
+        if asks.exclude:
+            bad = Bad(f"without the nodes {', '.join(asks.exclude)} it cannot run: {words}", EndCause.NOT_BEGUN, strike=False)
+            self._reject(writer, work, bad, replace(asks, exclude=()), "")
+        else:
+            bad = Bad(f"what it needs after earlier failures cannot be had: {words}", EndCause.NOT_BEGUN, final=True, strike=False)
+            self._reject(writer, work, bad, asks, "")
 
     def give_up(self, works: Sequence[Work], reason: str, cause: EndCause) -> None:
         """Set tasks aside for good, whatever they are doing."""
@@ -118,13 +142,18 @@ class Recorder:
 
     def _triage(self, item: InFlight, bad: Bad) -> tuple[Bad, Asks]:
         job, section = self._plan.jobs[item.job], section_of(self.resource, item.work.task)
-        memory = job.view.memory_mb if job.view else None
-        longest = None
-        if bad.cause is EndCause.OUT_OF_MEMORY and memory is None and job.id is not None:
+        memory, longest, late_s = job.view.memory_mb if job.view else None, None, 0.0
+        if bad.cause is EndCause.OUT_OF_MEMORY and memory is None and job.id is not None and memory_mb(section, item.work.asks) is None:
             memory = self._scheduler.memory_mb(job.id)
         if bad.cause is EndCause.TIMEOUT:
             longest = self._scheduler.longest_s(section)
-        return triage(item.work, bad, JobFacts(job.node, memory, longest), section)
+            late_s = folder_of.began_later_s(item.work.task, item.work.number, self._jobs / job.name)
+        return triage(item.work, bad, JobFacts(job.node, memory, longest, self.has_worked(job), late_s), section)
+
+    @staticmethod
+    def has_worked(job: Job) -> bool:
+        """Whether a job began any of its attempts."""
+        return job.judged or any(folder_of.was_claimed(work.task, work.number) for work in job.work)
 
     def _node(self, item: InFlight) -> str:
         return self._plan.jobs[item.job].node
@@ -152,14 +181,15 @@ class Recorder:
     def _reject(self, writer: Writer, work: Work, bad: Bad, asks: Asks, node: str) -> None:
         """Record a failed attempt, and what follows: another one, or the task's end."""
         task, number = work.task, work.number
-        writer.rejected(task.name, number, bad.cause, bad.reason, bad.strike, node)
+        writer.rejected(task.name, number, bad.cause, bad.reason, bad.strike, node, bad.harmless)
         limit = attempts_of(task, self.resource)
         if not bad.final and self._journal.strikes(task.name) < limit and self._journal.misfortunes(task.name) < MISFORTUNES:
             folder_of.remove_attempt_secrets(task, number)
             following = Work(task, max(number, folder_of.last_attempt_on_disk(task)) + 1, {**work.env, **bad.env}, asks)
             writer.plan_attempt(task.name, following.number, following.env, following.asks)
-            self._plan.pending.append(following)
-            log.warning("%s, attempt %d failed and is tried again: %s", task.name, number, bad.reason)
+            self._plan.pending.insert(0 if bad.first else len(self._plan.pending), following)
+            sequel = f"; {bad.sequel}" * bool(bad.sequel)
+            log.warning("%s, attempt %d failed and is tried again: %s%s", task.name, number, bad.reason, sequel)
         else:
             folder_of.remove_secrets(task)
             writer.failed(task.name, bad.reason)

@@ -106,9 +106,10 @@ class SlurmScheduler:
         if result.ok:
             number = job_id(result.out)
             return SubmitUnknown(f"sbatch gave no job id: {result.words}") if number is None else Submitted(number)
-        if result.status < 0 or result.status == 127:
-            # ended by a signal, or not there at all
-            return SubmitUnknown(result.words) if result.status < 0 else Refused(result.words, wait=False)
+        if result.status < 0:
+            return SubmitUnknown(result.words)
+        if result.status in (126, 127):  # it was there at the start: an upgrade, a file system that stumbles, no process to be had
+            return Refused(result.words, wait=True)
         return refusal(said)
 
     def query(self, ids: Iterable[str]) -> Answer | NoAnswer:
@@ -117,18 +118,28 @@ class SlurmScheduler:
         if not wanted:
             return Answer({})
         result = self._squeue()
-        if isinstance(result, NoAnswer):
-            return result
-        return Answer(read_squeue(result.out, wanted, self._lines))
+        return result if isinstance(result, NoAnswer) else Answer(read_squeue(result.out, wanted, self._lines), _is_whole(result))
 
-    def find(self, name: str) -> Answer | NoAnswer:
-        """Find a job by its name: among those that the controller knows, then in the accounting."""
-        result = self._squeue("--name", name)
+    def find(self, *names: str) -> Answer | NoAnswer:
+        """Find jobs by their names: among those that the controller knows, then in the accounting.
+
+        All of the user's jobs are looked at: where a site's plugin rewrites names, the comment still has ours.
+        """
+        wanted = set(names)
+        result = self._squeue()
         if isinstance(result, NoAnswer):
             return result
-        found = {number: view for number, view in read_squeue(result.out).items() if view.name == name}
-        if not found and self.facts.accounting:
-            found = {number: view for number, view in self._sacct("--name", name).items() if view.name == name and not view.alive}
+        if not _is_whole(result):
+            return NoAnswer(result.words)
+        found = {number: view for number, view in read_squeue(result.out).items() if wanted & {view.name, view.comment}}
+        missing = wanted - {view.name for view in found.values()} - {view.comment for view in found.values()}
+        if missing and self.facts.accounting:
+            for some in _chunks(sorted(missing)):
+                accounted = self._run_sacct("--name", ",".join(some))
+                if not accounted.ok and not _has_no_accounting(accounted):
+                    return NoAnswer(accounted.words)
+                views = read_sacct(accounted.out) if accounted.ok else {}
+                found |= {number: view for number, view in views.items() if view.name in missing and not view.alive}
         return Answer(found)
 
     def look_back(self, jobs: Mapping[str, str]) -> Answer | NoAnswer:
@@ -142,14 +153,14 @@ class SlurmScheduler:
             result = self.commands.run("squeue", "-h", "-a", "-r", "-t", "all", "-j", ",".join(ids), "-o", SQUEUE_FORMAT)
             if not result.ok and "invalid job id" not in result.err.lower():
                 return NoAnswer(result.words)
-            found |= {number: view for number, view in read_squeue(result.out).items() if jobs.get(number) == view.name}
+            found |= {n: view for n, view in read_squeue(result.out).items() if n in jobs and view.belongs_to(jobs[n])}
         missing = [number for number in jobs if number not in found]
         if not self.facts.accounting:
             return Answer(found)
         for ids in _chunks(missing):
             result = self._run_sacct("-j", ",".join(ids))
             if not result.ok:
-                return Answer(found) if "accounting storage is disabled" in result.err else NoAnswer(result.words)
+                return Answer(found) if _has_no_accounting(result) else NoAnswer(result.words)
             found |= {n: view for n, view in read_sacct(result.out).items() if jobs.get(n) == view.name and not view.alive}
         return Answer(found)
 
@@ -170,8 +181,8 @@ class SlurmScheduler:
         if isinstance(result, NoAnswer):
             raise SchedulerError(f"no job was cancelled: {result.text}; they may still run: try again when Slurm answers")
         views = read_squeue(result.out)
-        names = {name for number, name in jobs.items() if number in views and views[number].name == name}
-        doomed = [view.id for view in views.values() if view.alive and view.name in names]
+        names = {name for number, name in jobs.items() if number in views and views[number].belongs_to(name)}
+        doomed = [view.id for view in views.values() if view.alive and names & {view.name, view.comment}]
         for ids in _chunks(doomed):
             ended = self.commands.run("scancel", *ids)
             if not ended.ok and not re.search("invalid job id|already completing|already completed", ended.err, re.IGNORECASE):
@@ -179,21 +190,14 @@ class SlurmScheduler:
 
     # ------------------------------------------------------------------ commands
 
-    def _squeue(self, *more: str) -> CommandResult | NoAnswer:
+    def _squeue(self) -> CommandResult | NoAnswer:
         # -u with this user alone: the controller hands out nobody else's jobs, as with --me, which old versions lack
-        result = self.commands.run("squeue", "-h", "-a", "-r", "-t", "all", "-u", self._user, *more, "-o", SQUEUE_FORMAT)
-        # squeue can fail half-way with 0: whatever it says on stderr, its list may have holes
-        if not result.ok or re.search("error", result.err, re.IGNORECASE):
-            return NoAnswer(result.words)
-        return result
+        result = self.commands.run("squeue", "-h", "-a", "-r", "-t", "all", "-u", self._user, "-o", SQUEUE_FORMAT)
+        return result if result.ok else NoAnswer(result.words)
 
     def _run_sacct(self, *arguments: str) -> CommandResult:
-        # without -S it looks at today only (-j alone: at everything, in new versions)
-        return self.commands.run("sacct", "-n", "-P", "-X", "-S", "2000-01-01", "-u", self._user, *arguments, "-o", SACCT_FORMAT)
-
-    def _sacct(self, *arguments: str) -> dict[str, JobView]:
-        result = self._run_sacct(*arguments)
-        return read_sacct(result.out) if result.ok else {}
+        # without -S it looks at today only; sites limit the range that may be asked for (MaxQueryTimeRange)
+        return self.commands.run("sacct", "-n", "-P", "-X", "-S", "now-30days", "-u", self._user, *arguments, "-o", SACCT_FORMAT)
 
     def memory_mb(self, number: str) -> int | None:
         """Memory a node that a job was given, as far as the controller, or else the accounting, remembers."""
@@ -205,6 +209,15 @@ class SlurmScheduler:
             views = read_sacct(result.out) if result.ok else {}
             memory = views[number].memory_mb if number in views else None
         return memory
+
+
+def _is_whole(result: CommandResult) -> bool:
+    """Whether squeue's list has no holes: it can complain and still end with 0."""
+    return re.search("error", result.err, re.IGNORECASE) is None
+
+
+def _has_no_accounting(result: CommandResult) -> bool:
+    return "accounting storage is disabled" in result.err or result.status == 127
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -119,10 +119,13 @@ def missing_programs() -> list[str]:
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for Slurm's commands, and with it that of the jobs (sbatch exports it)."""
     in_a_job = "SLURM_JOB_ID" in environment
+    # a site may have its users name the cluster so; inside a job it is only that job's
+    kept = _KEPT if in_a_job else _KEPT | {"SLURM_CLUSTERS"}
+    left_out = _OF_THE_JOB if in_a_job else frozenset()
     return {
         name: value
         for name, value in environment.items()
-        if (name in _KEPT or not name.startswith(_PREFIXES)) and name != KILL_AT_VARIABLE and not (in_a_job and name in _OF_THE_JOB)
+        if (name in kept or not name.startswith(_PREFIXES)) and name != KILL_AT_VARIABLE and name not in left_out
     }
 
 

@@ -13,9 +13,9 @@ from pwact_like.config.sbatch import megabytes, seconds
 from pwact_like.jobs.types import EndCause, JobView, Refused, SubmitUnknown
 
 # the job's name comes last: it is the only field in which others' jobs may have anything, our separator included
-SQUEUE_FORMAT = "%i|%T|%r|%N|%V|%S|%e|%j"
+SQUEUE_FORMAT = "%i|%T|%r|%N|%V|%S|%e|%k|%j"
 SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start,End,AllocTRES,JobName"
-_SQUEUE_FIELDS = 8
+_SQUEUE_FIELDS = 9
 _SACCT_FIELDS = 8
 _JOB_ID = re.compile(r"\d+(_\d+)?(\+\d+)?")  # of an array's task, of a part of a heterogeneous job
 
@@ -28,11 +28,11 @@ _ENDED = {
     "NODE_FAIL": EndCause.NODE_FAIL,
     "BOOT_FAIL": EndCause.NODE_FAIL,
     "PREEMPTED": EndCause.PREEMPTED,
-    "REVOKED": EndCause.CANCELLED,
     "DEADLINE": EndCause.FAILED,  # the user's own --deadline: the next attempt would meet it, too
 }
-# in every other state, those of future versions too, it may be on a node or have been there
-_WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+# in every other state, those of future versions too, it may be on a node or have been there (REVOKED: it runs on another
+# cluster of a federation)
+_WAITING = frozenset({"PENDING", "CONFIGURING", "RESV_DEL_HOLD"})
 
 # what a job waits for by one of these comes by nobody's waiting: somebody must change the job, the nodes or the limits
 _STUCK = (
@@ -61,7 +61,14 @@ _STUCK = (
     "AssocMaxCpuPerJobLimit",
     "AssocMaxNodePerJobLimit",
     "AssocMaxMemPerJob",
+    "MaxMemPerLimit",
+    "QOSMinCpuNotSatisfied",
+    "QOSMinGRES",
+    "QOSMinMemory",
+    "QOSUsageThreshold",
 )
+# of these the job's own size or time is the reason
+_TOO_MUCH = re.compile(r"Partition(Node|Time)Limit|BadConstraints|MaxMemPerLimit|(QOS|Assoc)Max\w+PerJob")
 _MAY_BE_TAKEN = re.compile(
     r"unable to contact|socket timed out|zero bytes were transmitted|transport endpoint|connection (refused|reset|timed out)"
     r"|unexpected message|protocol authentication|authentication credential|munge|communication (connection|shutdown)"
@@ -72,11 +79,25 @@ _MAY_BE_TAKEN = re.compile(
 _WAIT = re.compile(
     r"max_?submit|submit_?jobs?limit|maxjobs.*submit|maxjobcount|temporarily unable|i/o error writing script|no space left"
     r"|job submit(ted)? limit reached|too many jobs|slurmctld.*(busy|rate)|rate limit|reservation.*(not active|inactive)|node.*maintenance"
-    r"|system (is )?(currently )?(in |under )?maintenance|node count specification.*unavailable|disk full",
+    r"|system (is )?(currently )?(in |under )?maintenance|node count specification.*unavailable|disk full|inactive or drain"
+    r"|partition.*(not available|is down|inactive)|nodes are busy|configuration source|unspecified error|incompatible versions"
+    r"|stale file handle|text file busy|cannot allocate memory|too many open files|fork",
     re.IGNORECASE,
 )
 _POLICY = re.compile(r"violates accounting/qos policy", re.IGNORECASE)
 _NAMED_LIMIT = re.compile(r"\b(?:QOS|Assoc|Grp)\w*(?:Limit|Min|Max|Per)\w*", re.IGNORECASE)
+# waiting cures none of these
+_SIZE = re.compile(
+    r"node configuration is not available|time limit is invalid|more processors requested|memory specification"
+    r"|(node|cpu|task) count|generic resource",
+    re.IGNORECASE,
+)
+_FOR_GOOD = re.compile(
+    r"invalid (partition|account|qos|user|reservation|feature|wckey|license|job|argument|dependency|gres|constraint|\w+ specification)"
+    r"|invalid \S+ (name )?specified|unrecognized option|invalid option|requires an argument|unknown option|access/permission denied"
+    r"|not permitted|this does not look like a batch script|batch script is empty|script size|unable to open file",
+    re.IGNORECASE,
+)
 
 
 def view_of(line: str) -> JobView | None:
@@ -84,7 +105,7 @@ def view_of(line: str) -> JobView | None:
     fields = line.rstrip("\n").split("|", _SQUEUE_FIELDS - 1)
     if len(fields) != _SQUEUE_FIELDS or not _JOB_ID.fullmatch(fields[0]):
         return None
-    number, state, reason, nodes, submitted, started, ended, name = fields
+    number, state, reason, nodes, submitted, started, ended, comment, name = fields
     said = state.strip()
     alive = said not in _ENDED
     running = alive and said not in _WAITING
@@ -100,6 +121,8 @@ def view_of(line: str) -> JobView | None:
         said=said,
         since=since,
         stuck=alive and not running and is_stuck(reason),
+        comment=comment,
+        too_much=alive and not running and asks_too_much(reason),
     )
 
 
@@ -127,7 +150,17 @@ def read_squeue(text: str, wanted: Container[str] | None = None, known: dict[str
     if known is not None:
         known.clear()
         known.update(views)
-    return {view.id: view for view in views.values()}
+    by_id: dict[str, JobView] = {}
+    for view in views.values():
+        # an id can stand there twice (federations): the one that lives counts
+        if view.id not in by_id or view.alive:
+            by_id[view.id] = view
+    return by_id
+
+
+def asks_too_much(reason: str) -> bool:
+    """Whether a job waits for ever because of what it asks for itself."""
+    return _TOO_MUCH.match(reason.strip().strip("()")) is not None
 
 
 def read_sacct(text: str) -> dict[str, JobView]:
@@ -212,9 +245,14 @@ def refusal(text: str) -> Refused | SubmitUnknown:
         return Refused(said, wait=True)
     if _POLICY.search(text):
         # Slurm names the limit in a line of its own; without that line it may be the number of jobs: that passes
-        return Refused(said, wait=_NAMED_LIMIT.search(text) is None)
-    if "error:" in text or "sbatch:" in text:
+        named = _NAMED_LIMIT.search(text) is not None
+        return Refused(said, wait=not named, about_size=named)
+    if _SIZE.search(text):
+        return Refused(said, wait=False, about_size=True)
+    if _FOR_GOOD.search(text):
         return Refused(said, wait=False)
+    if "error:" in text or "sbatch:" in text:
+        return Refused(said, wait=False, sure=False)
     return SubmitUnknown(said or "sbatch failed without a word")
 
 

@@ -17,7 +17,7 @@ from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.plan import Job, Plan
 from pwact_like.jobs.script import Work
 from pwact_like.jobs.signals import StopFlag
-from pwact_like.jobs.types import Asks, Refused, Scheduler, Submitted, SubmitUnknown
+from pwact_like.jobs.types import NO_ASKS, Refused, Scheduler, Submitted, SubmitUnknown
 from pwact_like.jobs.watch import record_ids
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Submitter:
         self._stop = stop
         self._contents: dict[str, bytes] = {}  # scripts that are recorded and not written yet
         self._ended = threading.Event()
+        self._words = ""
         self._refused_until = 0.0
         self._refused_wait_s = _REFUSED_WAIT_S[0]
         self.beyond_reach: list[tuple[Job, str]] = []
@@ -161,7 +162,7 @@ class Submitter:
             if isinstance(reply, SubmitUnknown):
                 log.warning("whether job %s was taken is unknown: %s; it is looked for by name", job.name, reply.text)
                 job.absent = 0
-                self._pause()
+                self._pause(reply.text)
         if taken:
             record_ids(self._journal, taken)
             self._refused_wait_s = _REFUSED_WAIT_S[0]
@@ -184,16 +185,24 @@ class Submitter:
         for job in reversed(jobs):
             plan.take_back(job)
 
-    def _pause(self) -> None:
+    @property
+    def refusal(self) -> str:
+        """Why nothing more is submitted at present; "" when it is, or there is nothing to submit."""
+        return self._words if self.waits else ""
+
+    def _pause(self, words: str) -> None:
         """Submit nothing for a while, each time longer."""
+        self._words = words
         self._refused_until = self._clock.monotonic() + self._refused_wait_s
         self._refused_wait_s = min(2 * self._refused_wait_s, _REFUSED_WAIT_S[1])
 
     def _refused(self, job: Job, refusal: Refused) -> None:
-        if refusal.wait:
+        # words that nobody knows: a scheduler that has taken such jobs before is given time
+        wait = refusal.wait or not (refusal.sure or not self._journal.has_taken(job.work[0].task.section))
+        if wait:
             log.warning("the scheduler takes no more jobs for now: %s", refusal.text)
-            self._pause()
-        elif job.asks != Asks():
+            self._pause(refusal.text)
+        elif refusal.about_size and job.asks != NO_ASKS:
             # what an earlier failure made it ask for cannot be had: these tasks' misfortune, not the campaign's
             self.beyond_reach.append((job, refusal.text))
         else:

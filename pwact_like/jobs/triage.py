@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # nobody's fault: tried again without a strike, up to so many times
 NO_STRIKE = frozenset({EndCause.NODE_FAIL, EndCause.PREEMPTED, EndCause.CANCELLED, EndCause.NOT_BEGUN})
 MISFORTUNES = 10
+# an attempt that began so much later than its job (and by this share of the time limit) was cut short by the others before it
+_LATE_S, _LATE_SHARE = 5.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,17 @@ class JobFacts:
         The memory a node that it was given, as far as known.
     longest_s
         The longest time limit that the partition allows; None when unknown.
+    worked
+        It began some attempt.
+    late_s
+        So much later than the job did the attempt begin.
     """
 
     node: str = ""
     memory_mb: int | None = None
     longest_s: int | None = None
+    worked: bool = True
+    late_s: float = 0.0
 
 
 def triage(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tuple[Bad, Asks]:
@@ -54,9 +62,14 @@ def triage(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tup
         return _more_memory(work, bad, job, section)
     if bad.cause is EndCause.TIMEOUT:
         return _more_time(work, bad, job, section)
-    if bad.cause is EndCause.NODE_FAIL and section.retry.exclude_nodes and job.node and "[" not in job.node:
+    # a node on which jobs die in their first lines is always free, and would take every attempt
+    broken = bad.cause is EndCause.NODE_FAIL or (bad.cause is EndCause.LOST and bad.strike and not job.worked)
+    if broken and section.retry.exclude_nodes and job.node and "[" not in job.node:
         asks = replace(asks, exclude=tuple(dict.fromkeys([*asks.exclude, *job.node.split(",")])))
-    return (replace(bad, strike=False) if bad.cause in NO_STRIKE else bad), asks
+    if bad.cause in NO_STRIKE:
+        went_on = bool(work.task.files.carry) and folder_of.has_progressed(work.task, work.number)
+        return replace(bad, strike=False, harmless=bad.harmless or went_on), asks
+    return bad, asks
 
 
 def memory_mb(section: ResourceSection, asks: Asks) -> int | None:
@@ -81,19 +94,24 @@ def _more_memory(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) 
     wanted = wanted if most is None else min(wanted, most)
     if wanted <= base:
         return replace(bad, final=True, reason=f"{bad.reason}; it had {base} MB, and `retry` of resource.json allows no more"), work.asks
-    return replace(bad, reason=f"{bad.reason}; it had {base} MB and gets {wanted} MB"), replace(work.asks, memory_mb=wanted)
+    return replace(bad, reason=f"{bad.reason}; it had {base} MB", sequel=f"it gets {wanted} MB"), replace(work.asks, memory_mb=wanted)
 
 
 def _more_time(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tuple[Bad, Asks]:
-    if work.task.files.carry:
-        if folder_of.has_progressed(work.task, work.number):
-            return replace(bad, strike=False, reason=f"{bad.reason}; it goes on from its checkpoint"), work.asks
-        return bad, work.asks
+    if work.task.files.carry and folder_of.has_progressed(work.task, work.number):
+        return replace(bad, strike=False, harmless=True, sequel="it goes on from its checkpoint"), work.asks
     base = time_s(section, work.asks)
+    if job.late_s > max(_LATE_S, _LATE_SHARE * (base or 0)):
+        # others had used up the job's time before it began: it is to have the whole of the next one
+        sequel = f"it had begun {job.late_s:.0f} s after its job, and comes first in the next one"
+        return replace(bad, strike=False, harmless=True, first=True, sequel=sequel), work.asks
+    if work.task.files.carry:
+        return bad, work.asks
     if base is None:
         return replace(bad, final=True, reason=f"{bad.reason}; unchanged it would again: give `time` in resource.json"), work.asks
     wanted = math.ceil(base * section.retry.time_factor)
     wanted = wanted if job.longest_s is None else min(wanted, job.longest_s)
     if wanted <= base:
         return replace(bad, final=True, reason=f"{bad.reason}; it had {base // 60} minutes, and more are not allowed"), work.asks
-    return replace(bad, reason=f"{bad.reason}; it had {base // 60} minutes and gets {wanted // 60}"), replace(work.asks, time_s=wanted)
+    reason, sequel = f"{bad.reason}; it had {base // 60} minutes", f"it gets {wanted // 60}"
+    return replace(bad, reason=reason, sequel=sequel), replace(work.asks, time_s=wanted)

@@ -107,10 +107,16 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Refused:
-    """The scheduler refused: ``wait`` (limits: try later) or fatal."""
+    """The scheduler refused: ``wait`` (limits: try later) or fatal.
+
+    ``sure`` is False when the words are not known: then a scheduler that has taken such jobs before is given time.
+    ``about_size`` says that no node, or no limit, allows what the job asks for.
+    """
 
     text: str
     wait: bool
+    sure: bool = True
+    about_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,10 @@ class JobView:
         It waits for something that will not come by itself (a time limit above the partition's, say).
     memory_mb
         The memory a node that it was given, where the answer has it.
+    too_much
+        It is stuck because of what it asks for itself.
+    comment
+        Carries our name, too, where the scheduler has comments: the name itself may have been rewritten by a site's plugin.
     """
 
     id: str
@@ -153,13 +163,20 @@ class JobView:
     since: float | None = None
     stuck: bool = False
     memory_mb: int | None = None
+    comment: str = ""
+    too_much: bool = False
+
+    def belongs_to(self, name: str) -> bool:
+        """Whether this is the job of that name."""
+        return name in (self.name, self.comment)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer of the scheduler; a job that is not in ``jobs`` is unknown to it."""
+    """An answer of the scheduler; a job that is not in ``jobs`` is unknown to it, unless the answer is not complete."""
 
     jobs: Mapping[str, JobView]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -246,8 +263,8 @@ class Scheduler(Protocol):
     def query(self, ids: Iterable[str]) -> Answer | NoAnswer:
         """Look at these jobs (keys of the answer: ids)."""
 
-    def find(self, name: str) -> Answer | NoAnswer:
-        """Find a job by its name, finished ones too (keys of the answer: ids)."""
+    def find(self, *names: str) -> Answer | NoAnswer:
+        """Find jobs by their names, finished ones too (keys of the answer: ids); always a complete answer, or none."""
 
     def look_back(self, jobs: Mapping[str, str]) -> Answer | NoAnswer:
         """Look in the scheduler's long memory (accounting) for jobs that ``query`` no longer knows.

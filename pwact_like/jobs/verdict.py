@@ -32,12 +32,27 @@ class Good:
 
 @dataclass(frozen=True)
 class Bad:
-    """The attempt failed; ``final`` means that trying again would give the same."""
+    """The attempt failed.
+
+    Attributes
+    ----------
+    final
+        Trying again would give the same.
+    strike
+        It counts against the task's attempts; ``harmless``: nor is it one of the misfortunes of which there may be so many.
+    sequel
+        What the next attempt does otherwise, in words.
+    first
+        The next attempt goes into a job before all others.
+    """
 
     reason: str
     cause: EndCause = EndCause.FAILED
     final: bool = False
     strike: bool = True
+    harmless: bool = False
+    sequel: str = ""
+    first: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -99,11 +114,12 @@ def lost_attempt(task: Task, number: int, cause: EndCause, reason: str, *, job_w
     """
     begun = folder_of.was_claimed(task, number)
     strike = not vanished and (begun or not job_worked)
-    if not strike and not begun and job_worked and cause in (EndCause.LOST, EndCause.TIMEOUT, EndCause.OUT_OF_MEMORY):
+    harmless = not strike and not begun and job_worked and cause in (EndCause.LOST, EndCause.TIMEOUT, EndCause.OUT_OF_MEMORY)
+    if harmless:
         cause = EndCause.NOT_BEGUN  # what ended its job has nothing to do with it
     said = folder_of.diagnosis(attempt_folder(task, number) / "stderr") if begun else ""
     where = f" ({attempt_folder(task, number)})" if begun else ", before this task had begun"
-    return Bad(f"{reason}{where}" + f": {said}" * bool(said), cause=cause, strike=strike)
+    return Bad(f"{reason}{where}" + f": {said}" * bool(said), cause=cause, strike=strike, harmless=harmless)
 
 
 def _ask(task: Task, number: int, judge: Judge) -> Outcome:

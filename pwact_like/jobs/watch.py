@@ -38,13 +38,16 @@ class Watch:
             Whether anything is known better now; and the jobs that the scheduler has never had for certain.
         """
         changed, never_taken = False, []
-        for job in [job for job in jobs if job.id is None]:
-            answer = self._scheduler.find(job.name)
-            if isinstance(answer, NoAnswer):
-                self._note_silence(answer.text)
-                continue
-            self._note_answer()
-            views = sorted(answer.jobs.values(), key=lambda view: view.alive, reverse=True)
+        unrecorded = [job for job in jobs if job.id is None]
+        if not unrecorded:
+            return False, []
+        answer = self._scheduler.find(*(job.name for job in unrecorded))
+        if isinstance(answer, NoAnswer):
+            self._note_silence(answer.text)
+            return False, []
+        self._note_answer()
+        for job in unrecorded:
+            views = sorted((view for view in answer.jobs.values() if view.belongs_to(job.name)), key=lambda view: view.alive, reverse=True)
             if views:
                 record_ids(self._journal, [(job, views[0].id)])
                 log.info("job %s found again as %s", job.name, views[0].id)
@@ -89,7 +92,10 @@ class Watch:
             self._note_silence(answer.text)
             return False
         self._note_answer()
-        changed = [job for job in by_id.values() if self._has_changed(job, _view_of(job, answer))]
+        views = {job.name: _view_of(job, answer) for job in by_id.values()}
+        # of an answer with holes only what stands in it counts
+        told = [job for job in by_id.values() if answer.complete or views[job.name] is not None]
+        changed = [job for job in told if self._has_changed(job, views[job.name])]
         changed += self._look_back([job for job in by_id.values() if job.absent >= CONFIRMATIONS and not job.looked_back])
         # how a job ended is recorded together with what becomes of its tasks
         moved = {job.name: job for job in changed if job.state is not AttemptState.ENDED}
@@ -157,7 +163,7 @@ class Watch:
 def _view_of(job: Job, answer: Answer) -> JobView | None:
     """What an answer says of a job; an id that was given to another job says nothing of ours."""
     view = answer.jobs.get(job.id or "")
-    return view if view is not None and view.name == job.name else None
+    return view if view is not None and view.belongs_to(job.name) else None
 
 
 def record_ids(journal: Journal, taken: Sequence[tuple[Job, str]]) -> None:

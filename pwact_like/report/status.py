@@ -74,6 +74,8 @@ def job_lines(status: dict[str, Any], now: float) -> list[str]:
     lines = []
     if status.get("scheduler_silent"):
         lines.append(f"{status['scheduler']} does not answer at present: nothing is concluded from that, it is asked again")
+    if status.get("scheduler_refuses"):
+        lines.append(f"{status['scheduler']} takes no more jobs for now: {status['scheduler_refuses']}")
     if not rows:
         return lines
     left_out = status.get("jobs_left_out", 0) + max(0, len(rows) - SHOWN_JOBS)

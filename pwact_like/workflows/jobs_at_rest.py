@@ -54,7 +54,7 @@ def _find(scheduler: Scheduler, names: Collection[str]) -> dict[str, str]:
             answer = scheduler.find(name)
             if isinstance(answer, NoAnswer):
                 raise SchedulerError(f"the scheduler does not answer: {answer.text}; wait until it does")
-            found |= {number: view.name for number, view in answer.jobs.items() if view.alive and view.name == name}
+            found |= {number: name for number, view in answer.jobs.items() if view.alive and view.belongs_to(name)}
     return found
 
 
@@ -63,10 +63,10 @@ def _wait(scheduler: Scheduler, jobs: Mapping[str, str], patience_s: float) -> N
     deadline, quiet = time.monotonic() + patience_s, 0
     while True:
         answer = scheduler.query(jobs)
-        if isinstance(answer, NoAnswer):
-            quiet, what = 0, f"the scheduler does not answer: {answer.text}"
+        if isinstance(answer, NoAnswer) or not answer.complete:
+            quiet, what = 0, "the scheduler does not answer" + (f": {answer.text}" if isinstance(answer, NoAnswer) else " in full")
         else:
-            alive = [view for number, view in answer.jobs.items() if view.alive and view.name == jobs.get(number)]
+            alive = [view for number, view in answer.jobs.items() if view.alive and view.belongs_to(jobs.get(number, ""))]
             quiet = 0 if alive else quiet + 1
             if quiet >= CONFIRMATIONS:
                 return

@@ -122,6 +122,7 @@ def open_session(
         edits = Edits(None if dry_run else sources, loaded, state_dir)
         board = Snapshot(state_dir, workflow, getattr(param, "campaign", "init_bulk"), dispatcher.counts, notes=list(loaded.notes))
         board.job_rows, board.scheduler, board.silent = dispatcher.job_rows, scheduler.name, lambda: dispatcher.silent
+        board.refusal = lambda: dispatcher.refusal
 
         def changed(stage: Stage, what: str) -> None:
             board.stage = stage.name

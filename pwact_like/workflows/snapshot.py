@@ -33,6 +33,8 @@ class Snapshot:
         Gives the jobs in flight; running ones and those that wait for ever are shown first, at most `MOST_JOBS` of them.
     scheduler, silent
         Who runs the jobs, and whether it leaves questions unanswered at present.
+    refusal
+        Its words while it takes no more jobs for now.
     """
 
     state_dir: Path
@@ -42,6 +44,7 @@ class Snapshot:
     job_rows: Callable[[], Sequence[JobShown]] = tuple
     scheduler: str = ""
     silent: Callable[[], bool] = bool
+    refusal: Callable[[], str] = str
     clock: Callable[[], float] = time.time
     state: str = "running"
     reason: str = ""
@@ -52,15 +55,17 @@ class Snapshot:
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     _written: float = 0.0
+    _beaten: float = float("-inf")
 
     def beat(self) -> None:
         """Refresh the heartbeat if it is old enough."""
-        if self.clock() - self._written >= HEARTBEAT_S:
+        # monotonic: a clock that is put back must not silence the heartbeat
+        if time.monotonic() - self._beaten >= HEARTBEAT_S:
             self.publish()
 
     def publish(self) -> None:
         """Write the snapshot now."""
-        self._written = self.clock()
+        self._written, self._beaten = self.clock(), time.monotonic()
         write_json(self.state_dir / SNAPSHOT_NAME, self.content())
 
     def content(self) -> dict[str, Any]:
@@ -78,6 +83,7 @@ class Snapshot:
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "scheduler": self.scheduler,
             "scheduler_silent": self.silent(),
+            "scheduler_refuses": self.refusal(),
             "version": __version__,
             "iterations": self.iterations,
             "jobs": dict(self.job_counts()),

@@ -98,8 +98,8 @@ class Cluster:
         wanted = set(ids)
         return NoAnswer("away") if self.silent else Answer({n: self._view(n) for n in self._known() if n in wanted})
 
-    def find(self, name):
-        return NoAnswer("away") if self.silent else Answer({n: self._view(n) for n in self._known() if self.jobs[n].name == name})
+    def find(self, *names):
+        return NoAnswer("away") if self.silent else Answer({n: self._view(n) for n in self._known() if self.jobs[n].name in names})
 
     def look_back(self, jobs):
         if self.silent:

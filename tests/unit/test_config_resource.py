@@ -186,3 +186,31 @@ def test_a_partition_that_would_be_a_line_of_the_script_is_refused(name):
 
 def test_partitions_of_the_field_are_taken():
     assert ResourceSection(queue_name=["3090", "new3-x", "gpu_A100.q"]).queue_name == "3090,new3-x,gpu_A100.q"
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["-p cpu -J vasp", "--qos=a --job-name=x", "-p a -o log", "-k -M all", "--exclusive --array=0-3", "#SBATCH -N 1 --comment 'my job'"],
+)
+def test_owned_options_behind_others_in_one_line_are_refused(flag):
+    """Our jobs had another name then, were taken for lost, and were submitted again: one task ran eight times at once."""
+    with pytest.raises(ValueError, match="is set by pwact_like itself"):
+        ResourceSection(custom_flags=[flag])
+
+
+@pytest.mark.parametrize("flag", ["-HJx", "-QJx", "-sJ name"])
+def test_short_options_in_one_word_are_refused(flag):
+    with pytest.raises(ValueError, match="several options in one word"):
+        ResourceSection(custom_flags=[flag])
+
+
+def test_options_of_one_line_are_taken_one_by_one():
+    section = ResourceSection(custom_flags=["-N1 -t30", "#SBATCH --qos=high --mem 4G # for the big ones", "--constraint='a&b'"])
+    assert section.custom_flags == ("-N1", "-t30", "--qos=high", "--mem 4G", "--constraint='a&b'")
+    with pytest.raises(ValueError, match="both 'time' and --time"):
+        ResourceSection(custom_flags=["-N1 -t30"], time="60")
+
+
+def test_a_quote_that_does_not_close_is_refused():
+    with pytest.raises(ValueError, match="quotation"):
+        ResourceSection(custom_flags=["--constraint='a"])

@@ -26,8 +26,10 @@ from pwact_like.jobs.slurm_text import (
 from pwact_like.jobs.types import Asks, EndCause, JobRequest, Refused, SubmitUnknown
 
 
-def squeue(number="7", state="RUNNING", reason="None", node="n1", submitted="1000", started="1010", ended="1610", name="pwl-a-1"):
-    return "|".join([number, state, reason, node, submitted, started, ended, name])
+def squeue(
+    number="7", state="RUNNING", reason="None", node="n1", submitted="1000", started="1010", ended="1610", name="pwl-a-1", comment="pwl-a-1"
+):
+    return "|".join([number, state, reason, node, submitted, started, ended, comment, name])
 
 
 # ---------------------------------------------------------------------- squeue
@@ -41,10 +43,11 @@ def squeue(number="7", state="RUNNING", reason="None", node="n1", submitted="100
         ("RUNNING", True, True, EndCause.UNKNOWN),
         ("COMPLETING", True, True, EndCause.UNKNOWN),
         ("SUSPENDED", True, True, EndCause.UNKNOWN),
-        ("REQUEUED", True, False, EndCause.UNKNOWN),
-        ("REQUEUE_HOLD", True, False, EndCause.UNKNOWN),
-        ("SPECIAL_EXIT", True, False, EndCause.UNKNOWN),
+        ("REQUEUED", True, True, EndCause.UNKNOWN),
+        ("REQUEUE_HOLD", True, True, EndCause.UNKNOWN),
+        ("SPECIAL_EXIT", True, True, EndCause.UNKNOWN),
         ("RESV_DEL_HOLD", True, False, EndCause.UNKNOWN),
+        ("REVOKED", True, True, EndCause.UNKNOWN),  # it runs on another cluster of the federation
         ("A_STATE_OF_TOMORROW", True, True, EndCause.UNKNOWN),
         ("COMPLETED", False, False, EndCause.COMPLETED),
         ("FAILED", False, False, EndCause.FAILED),
@@ -98,6 +101,23 @@ def test_what_waits_for_ever(reason, stuck):
     assert is_stuck(reason) is stuck
     assert read_squeue(squeue(state="PENDING", reason=reason))["7"].stuck is stuck
     assert not read_squeue(squeue(state="RUNNING", reason=reason))["7"].stuck
+
+
+def test_of_an_id_that_stands_there_twice_the_living_job_counts():
+    both = [squeue("1", state="RUNNING"), squeue("1", state="CANCELLED")]
+    assert read_squeue("\n".join(both))["1"].alive and read_squeue("\n".join(reversed(both)))["1"].alive
+
+
+def test_a_job_that_a_plugin_has_renamed_is_known_by_its_comment():
+    view = read_squeue(squeue(name="prj42_pwl", comment="pwl-a-1"))["7"]
+    assert view.belongs_to("pwl-a-1") and not view.belongs_to("pwl-b-1")
+
+
+def test_what_it_waits_for_is_its_own_wish():
+    wishes = ("MaxMemPerLimit", "PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit", "AssocMaxNodePerJobLimit", "BadConstraints")
+    assert all(read_squeue(squeue(state="PENDING", reason=reason))["7"].too_much for reason in wishes)
+    others = ("JobHeldUser", "PartitionDown", "ReqNodeNotAvail", "Priority", "DependencyNeverSatisfied")
+    assert not any(read_squeue(squeue(state="PENDING", reason=reason))["7"].too_much for reason in others)
 
 
 # ---------------------------------------------------------------------- sacct, scontrol
@@ -160,6 +180,11 @@ POLICY = "sbatch: error: Batch job submission failed: Job violates accounting/QO
         POLICY,
         "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying.",
         "sbatch: error: Batch job submission failed: I/O error writing script/environment to file",
+        "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
+        "sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error\nsbatch: error: fetch_config: DNS SRV lookup failed\n"
+        "sbatch: error: Could not establish a configuration source",
+        "sbatch: error: Batch job submission failed: Requested nodes are busy",
+        "sbatch: error: Batch job submission failed: Unspecified error",
     ],
 )
 def test_refused_for_now(text):
@@ -180,7 +205,18 @@ def test_refused_for_now(text):
 )
 def test_refused_for_good(text):
     reply = refusal(text)
-    assert isinstance(reply, Refused) and not reply.wait and reply.text in " ".join(text.split())
+    assert isinstance(reply, Refused) and not reply.wait and reply.sure and reply.text in " ".join(text.split())
+
+
+def test_words_that_nobody_knows_are_not_sure():
+    """A site's own submit plugin: a cluster that has taken such jobs before is given time."""
+    reply = refusal("sbatch: error: You already have 500 jobs queued, wait for some of them\nsbatch: error: Batch job submission failed: x")
+    assert isinstance(reply, Refused) and not reply.wait and not reply.sure
+
+
+@pytest.mark.parametrize("text", ["Requested node configuration is not available", "Requested time limit is invalid"])
+def test_what_no_node_has_is_about_the_size(text):
+    assert refusal(f"sbatch: error: Batch job submission failed: {text}").about_size
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 
 import pytest
 from jobs_bench import scripted_bench, state_of
 from jobs_support import always_ok, make_task
 
 from pwact_like.config.resource import ResourceSection, Retry
-from pwact_like.errors import InProgress, InputError
+from pwact_like.errors import InProgress, InputError, SchedulerError
 from pwact_like.jobs.script import attempt_folder
 from pwact_like.jobs.types import Answer, Asks, EndCause, JobView, NoAnswer, Refused, TaskState
 from pwact_like.outcome import TaskFiles
@@ -58,7 +60,7 @@ def test_out_of_memory_gets_more_memory(bench, tmp_path, status):
     dispatcher.tick()
     run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, status)
     first = dispatcher.journal.attempts("t")[0]
-    assert first.cause == EndCause.OUT_OF_MEMORY and first.strike and "it had 4096 MB and gets 8192 MB" in first.reason
+    assert first.cause == EndCause.OUT_OF_MEMORY and first.strike and "it had 4096 MB" in first.reason
     assert asks_of(dispatcher, task) == Asks(memory_mb=8192)
     assert bench.scheduler.requests[-1].asks.memory_mb == 8192
 
@@ -122,7 +124,7 @@ def test_a_checkpoint_goes_on_without_a_strike(bench, tmp_path):
     for number in range(1, 8):
         run_and_end(bench, dispatcher, number, EndCause.TIMEOUT, task, None, checkpoint=f"step {number}")
     attempts = dispatcher.journal.attempts("t")
-    assert len(attempts) == 8 and not any(attempt.strike for attempt in attempts) and "goes on from its checkpoint" in attempts[0].reason
+    assert len(attempts) == 8 and not any(attempt.strike for attempt in attempts)
 
 
 def test_a_warned_program_ended_in_time(bench, tmp_path):
@@ -201,8 +203,7 @@ def test_failed_nodes_add_up_and_are_forgotten_when_none_is_left(bench, tmp_path
     dispatcher = bench([task])
     dispatcher.tick()
     run_and_end(bench, dispatcher, 1, EndCause.NODE_FAIL, task, node="n1")
-    bench.scheduler.replies = [None, Refused("Requested node configuration is not available", wait=False)]
-    bench.scheduler.replies = [Refused("Requested node configuration is not available", wait=False)]
+    bench.scheduler.replies = [Refused("Requested node configuration is not available", wait=False, about_size=True)]
     run_and_end(bench, dispatcher, 2, EndCause.NODE_FAIL, task, node="n2")
     attempts = dispatcher.journal.attempts("t")
     assert attempts[2].asks.exclude == ("n1", "n2") and "without the nodes n1, n2 it cannot run" in attempts[2].reason
@@ -214,7 +215,7 @@ def test_memory_that_no_node_has_sets_the_task_aside_and_not_the_campaign(bench,
     task = make_task(tmp_path / "t", "touch out")
     dispatcher = bench([task], train=ResourceSection(memory="4G"))
     dispatcher.tick()
-    bench.scheduler.replies = [Refused("Requested node configuration is not available", wait=False)]
+    bench.scheduler.replies = [Refused("Requested node configuration is not available", wait=False, about_size=True)]
     run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, 137)
     assert state_of(dispatcher) is TaskState.FAILED and "cannot be had" in dispatcher.results()["t"].reason and dispatcher.done
 
@@ -250,10 +251,12 @@ def test_stragglers_are_left_when_enough_are_done(bench, tmp_path):
         bench.scheduler.jobs[str(number)] = JobView(str(number), bench.scheduler.submissions[number - 1], alive=True, running=True)
         leave(tasks[number - 1], 1, 0, out="")
     dispatcher.tick()
-    bench.clock.now += 99
+    bench.clock.now += 90
     dispatcher.tick()
     assert not dispatcher.done and not bench.scheduler.cancelled
-    bench.clock.now += 2
+    # a new master goes on counting, which is what `--once` needs
+    dispatcher = bench(tasks, train=ResourceSection(enough=0.75, straggler_wait_s=100.0), max_jobs=4)
+    bench.clock.now += 12
     dispatcher.tick()
     assert bench.scheduler.cancelled == ["4"] and dispatcher.done
     result = dispatcher.results()["t3"]
@@ -382,3 +385,150 @@ def test_jobs_that_vanish_again_and_again_come_to_an_end(bench, tmp_path):
         bench.clock.now += 31
         dispatcher.tick()
     assert state_of(dispatcher) is TaskState.FAILED and len(bench.scheduler.submissions) == 10
+
+
+# ---------------------------------------------------------------------- found by attack
+
+
+def test_a_label_that_began_late_in_its_job_is_cut_short_and_not_to_blame(bench, tmp_path):
+    """With several tasks a job the time limit killed innocent labels for good: they had had a few minutes of hours."""
+    tasks = [make_task(tmp_path / name, "touch out", max_attempts=1) for name in ("early", "late", "next")]
+    dispatcher = bench(tasks, train=ResourceSection(group_size=2, time="60", retry=Retry(time_factor=1.0)))
+    dispatcher.tick()
+    name = bench.scheduler.submissions[0]
+    folder = dispatcher.state_dir / "jobs" / name
+    (folder / "claim").touch()
+    os.utime(folder / "claim", (time.time() - 3000, time.time() - 3000))
+    leave(tasks[0], 1, 0, out="")
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, tasks[1])
+    row = dispatcher.journal.attempts("late")[0]
+    assert row.cause == EndCause.TIMEOUT and not row.strike and dispatcher.journal.misfortunes("late") == 0
+    assert state_of(dispatcher, "late") is None and len(bench.scheduler.submissions) == 3
+
+
+def test_a_broken_node_does_not_eat_the_campaign(bench, tmp_path):
+    """Jobs die there in their first lines, so it is always free and takes every attempt."""
+    task = make_task(tmp_path / "t", "touch out", max_attempts=3)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    name = bench.scheduler.submissions[0]
+    bench.scheduler.jobs["1"] = JobView("1", name, alive=False, cause=EndCause.FAILED, node="n1")
+    dispatcher.tick()
+    bench.clock.now += 31
+    dispatcher.tick()
+    row = dispatcher.journal.attempts("t")[0]
+    assert row.cause == EndCause.LOST and row.strike and asks_of(dispatcher, task).exclude == ("n1",)
+
+
+def test_the_out_of_memory_of_a_step_is_in_the_attempts_own_output(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], train=ResourceSection(memory="1G"))
+    dispatcher.tick()
+    said = "slurmstepd: error: Detected 1 oom_kill event in StepId=5.0. Some of the step tasks have been OOM Killed.\n"
+    run_and_end(bench, dispatcher, 1, EndCause.FAILED, task, 137, stderr=said)
+    assert dispatcher.journal.attempts("t")[0].cause == EndCause.OUT_OF_MEMORY and asks_of(dispatcher, task).memory_mb == 2048
+
+
+def test_the_whole_nodes_memory_is_no_number(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], train=ResourceSection(custom_flags=("--mem=0",)))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, 137)
+    assert asks_of(dispatcher, task).memory_mb == 2000, "twice what the scheduler says that it had"
+
+
+def test_a_wish_that_waits_for_ever_is_given_up(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], train=ResourceSection(memory="200M"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.OUT_OF_MEMORY, task, 137)
+    waiting = JobView("2", bench.scheduler.submissions[1], alive=True, said="PENDING", reason="MaxMemPerLimit", stuck=True, too_much=True)
+    bench.scheduler.jobs["2"] = waiting
+    for _ in range(3):
+        bench.clock.now += 10
+        dispatcher.tick()
+    assert bench.scheduler.cancelled == ["2"] and state_of(dispatcher) is TaskState.FAILED
+    assert "cannot be had: MaxMemPerLimit" in dispatcher.results()["t"].reason
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [("DUE TO TIME LIMIT", EndCause.TIMEOUT), ("DUE TO PREEMPTION", EndCause.PREEMPTED), ("DUE TO NODE FAILURE", EndCause.NODE_FAIL)],
+)
+def test_what_the_scheduler_forgot_stands_in_the_jobs_output(bench, tmp_path, words, cause):
+    """Cron's ten minutes are longer than MinJobAge: without accounting every cause was called lost."""
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task], train=ResourceSection(time="60"))
+    dispatcher.tick()
+    job = bench.scheduler.submissions[0]
+    (dispatcher.state_dir / "jobs" / job / "stderr").write_text(f"slurmstepd: error: *** JOB 1 ON n1 CANCELLED AT 2026-11-24 {words} ***\n")
+    leave(task, 1, None)
+    bench.scheduler.hidden.add("1")
+    for _ in range(5):
+        bench.clock.now += 20
+        dispatcher.tick()
+    assert dispatcher.journal.attempts("t")[0].cause == cause
+
+
+def test_preempted_training_that_gets_on_is_not_counted(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    for number in range(1, 15):
+        run_and_end(bench, dispatcher, number, EndCause.PREEMPTED, task, None, checkpoint=f"step {number}")
+    assert state_of(dispatcher) is None and len(dispatcher.journal.attempts("t")) == 15
+
+
+def test_an_answer_with_holes_counts_for_what_stands_in_it(bench, tmp_path):
+    tasks = [make_task(tmp_path / name, "touch out", max_attempts=1) for name in "ab"]
+    dispatcher = bench(tasks)
+    dispatcher.tick()
+    bench.scheduler.complete = False
+    bench.scheduler.hidden.add("1")
+    bench.scheduler.end("2", EndCause.NODE_FAIL)
+    for _ in range(4):
+        bench.clock.now += 20
+        dispatcher.tick()
+    assert dispatcher.journal.attempts("b")[0].cause == EndCause.NODE_FAIL and len(dispatcher.journal.attempts("a")) == 1
+
+
+def test_unknown_words_of_a_cluster_that_has_taken_such_jobs_are_waited_out(bench, tmp_path, caplog):
+    tasks = [make_task(tmp_path / f"t{number}", "touch out") for number in range(3)]
+    bench.scheduler.replies = [None, Refused("lua: you already have 500 jobs", wait=False, sure=False)]
+    dispatcher = bench(tasks)
+    dispatcher.tick()
+    assert dispatcher.refusal == "lua: you already have 500 jobs"
+    bench.clock.now += 6
+    dispatcher.tick()
+    assert dispatcher.refusal == "" and len(bench.scheduler.submissions) == 4
+
+
+def test_unknown_words_at_the_first_submission_end_the_master(bench, tmp_path):
+    bench.scheduler.replies = [Refused("lua: no project given", wait=False, sure=False)]
+    dispatcher = bench([make_task(tmp_path / "t", "touch out")])
+    with pytest.raises(SchedulerError, match="no project given"):
+        dispatcher.tick()
+
+
+def test_one_look_ends_when_the_scheduler_is_away(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out")
+    dispatcher = bench([task], once=True)
+    with pytest.raises(InProgress):
+        dispatcher.run([task], always_ok)
+    bench.scheduler.silent = True
+    dispatcher = bench([task], once=True)
+    with pytest.raises(InProgress):
+        dispatcher.run([task], always_ok)
+
+
+def test_unrecorded_jobs_are_looked_for_with_one_question(bench, tmp_path):
+    tasks = [make_task(tmp_path / f"t{number}", "touch out") for number in range(6)]
+    dispatcher = bench(tasks)
+    dispatcher.tick()
+    dispatcher.journal._connection.execute("UPDATE jobs SET scheduler_id = NULL, state = 'submitting'")
+    dispatcher = bench(tasks)
+    questions = []
+    find = bench.scheduler.find
+    bench.scheduler.find = lambda *names: (questions.append(names), find(*names))[1]
+    dispatcher.tick()
+    assert [len(names) for names in questions] == [6] and all(row.id for row in dispatcher.job_rows())
