@@ -61,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     refuse_unavailable(unavailable(loaded))
     check_start(loaded)
-    sources = Sources(
-        args.param, args.resource, partial(load_init_bulk, args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient)
-    )
+    sources = Sources(args.param, args.resource, partial(load_init_bulk, work_dir=args.work_dir, lenient=args.lenient), takes_param=False)
     try:
         with open_session("init_bulk", loaded, sources=sources, dry_run=args.dry_run, once=args.once, take_over=args.take_over) as session:
             end = run_init_bulk(session, loaded)

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = look_into(args.param, args.resource, args.work_dir, args.lenient, looks)
     for note in loaded.notes:
         print(f"note: {note}")
-    sources = Sources(args.param, args.resource, partial(load_run, args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient))
+    sources = Sources(args.param, args.resource, partial(load_run, work_dir=args.work_dir, lenient=args.lenient))
     try:
         with open_session("run", loaded, sources=sources, dry_run=args.dry_run, once=args.once, take_over=args.take_over) as session:
             end = run_campaign(session, loaded)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pwact_like.errors import DataError, FencedError
 from pwact_like.jobs.journal_read import PLACE, JournalReader, add_missing_columns, place_of
-from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.lock import MasterLock, locks_work
 from pwact_like.jobs.rows import NO_ASKS, asks_text
 from pwact_like.jobs.types import Asks, AttemptState, EndCause, TaskState
 
@@ -63,7 +63,9 @@ class Journal(JournalReader):
     def __init__(self, path: Path, lock: MasterLock) -> None:
         self._lock = lock
         path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(path, sqlite3.connect(path, isolation_level=None, timeout=30.0))
+        # where the file system has no locks (Lustre without flock) SQLite would give up: the lock file keeps others out
+        place = path.absolute().as_uri() + ("" if locks_work(path.parent) else "?nolock=1")
+        super().__init__(path, sqlite3.connect(place, uri=True, isolation_level=None, timeout=30.0))
         self._connection.row_factory = sqlite3.Row
         try:
             with self.sqlite_errors():

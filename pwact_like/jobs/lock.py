@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -174,6 +175,19 @@ class MasterLock:
             yield
         finally:
             os.close(handle)
+
+
+def locks_work(folder: Path) -> bool:
+    """Whether files in this folder can be locked (fcntl)."""
+    handle = os.open(folder / GUARD_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        # held by another process of ours: then they do
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    finally:
+        os.close(handle)
+    return True
 
 
 def _held_by(folder: Path, record: LockRecord) -> str:

@@ -119,7 +119,7 @@ class Campaign:
 
     def _take_edits(self) -> None:
         """Go on with the param.json that the user has edited meanwhile; stages that have begun keep to the old one."""
-        edited = self.session.edits.loaded.param
+        edited = self.session.edits.param
         if edited is self.param:
             return
         from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
@@ -334,7 +334,7 @@ def run_campaign(session: Session, loaded: Any) -> CampaignEnd:
     """Run, or go on with, the campaign of a loaded param.json."""
     from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 
-    param = loaded.param
+    param = session.edits.param
     refuse_foreign(param.work_dir)  # once more, under the lock
     claim(param.work_dir)
     return Campaign(

@@ -1,13 +1,15 @@
 """param.json and resource.json that the user edits while the master runs, or between two starts: shown, and applied to what has not begun.
 
 What is in force lies beside the journal (``inputs/param.json``, ``inputs/resource.json``), so that every start can say
-what changed since the last one.
+what changed since the last one. When param.json is edited while a stage is under way, what that stage began with is kept in
+``inputs/stage``: a master that is killed meanwhile goes on with it until the stage is done.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pwact_like.fsio import write_bytes
 log = logging.getLogger(__name__)
 
 COPIES = "inputs"
+STAGE = "stage"
 LOOK_EVERY_S = 5.0
 _MOST_LINES = 40
 
@@ -30,11 +33,19 @@ FIXED = ("work_dir", "campaign", "seed", "init_data", "valid_data", "test_data",
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the settings came from: the two files (the second may be missing), and how to load them again."""
+    """Where the settings came from: the two files (the second may be missing), and how to load such files again.
+
+    ``takes_param`` says that an edited param.json counts before the next start, too.
+    """
 
     param: Path
     resource: Path | None
-    reload: Callable[[], Loaded[Any]]
+    load: Callable[[Path, Path | None], Loaded[Any]]
+    takes_param: bool = True
+
+    def reload(self) -> Loaded[Any]:
+        """Load the files as they are now."""
+        return self.load(self.param, self.resource)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -60,12 +71,40 @@ class Edits:
         self._sources = sources
         self._folder = state_dir / COPIES
         self.loaded = loaded
+        self._held: Loaded[Any] | None = None
+        self._in_a_stage = False
         self._next_look = 0.0
         self._stamps: dict[str, tuple[int, int]] = {}
         self._contents: dict[str, bytes] = {}
         if sources is not None:
             self._stamps = {name: _stamp(path) for name, path in sources.files.items()}
             self._contents = {name: _content(path) for name, path in sources.files.items()}
+
+    @property
+    def param(self) -> Any:
+        """param.json for what is planned now: of a stage that an earlier master began, what it was begun with."""
+        return self.loaded.param if self._held is None else self._held.param
+
+    def take_up_stage(self) -> None:
+        """Load what the stage under way was begun with, if param.json was edited meanwhile."""
+        folder = self._folder / STAGE
+        param, resource = folder / "param.json", folder / "resource.json"
+        if self._sources is None or not param.is_file():
+            return
+        try:
+            self._held = self._sources.load(param, resource if resource.is_file() else None)
+            log.info("the stage under way goes on with the param.json that it was begun with (%s)", param)
+        except PwactLikeError as error:
+            log.warning("%s: what the stage under way was begun with cannot be loaded: %s", param, error)
+
+    def stage_begins(self) -> None:
+        """A stage is planned: edits of param.json count from the next one on."""
+        self._in_a_stage = True
+
+    def stage_ends(self) -> None:
+        """The stage is done, or has failed and is the user's to mend."""
+        self._in_a_stage, self._held = False, None
+        forget_stage(self._folder.parent)
 
     def tell_since_last_start(self) -> list[str]:
         """Log what changed since the files were last in force, and keep copies of what is now."""
@@ -102,9 +141,13 @@ class Edits:
             # an editor may have saved half of it: nothing is applied until the files are whole
             log.warning("%s edited, and not applied:\n%s", " and ".join(changed), error)
             return None
+        if self._in_a_stage and "param.json" in changed and not (self._folder / STAGE).exists() and self._sources.takes_param:
+            for name, content in self._contents.items():
+                write_bytes(self._folder / STAGE / name, content)
         self._contents = contents
         self.loaded = loaded
-        self._show("edited; it counts for what has not begun", lines)
+        later = "param.json" in changed and not self._sources.takes_param
+        self._show("edited; " + ("param.json counts at the next start" if later else "it counts for what has not begun"), lines)
         self._keep()
         return loaded
 
@@ -117,6 +160,11 @@ class Edits:
         if lines:
             more = [f"… and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
             log.info("%s:\n%s", what, "\n".join(f"  {line}" for line in [*lines[:_MOST_LINES], *more]))
+
+
+def forget_stage(state_dir: Path) -> None:
+    """Forget what the stage under way was begun with."""
+    shutil.rmtree(state_dir / COPIES / STAGE, ignore_errors=True)
 
 
 def differences(before: bytes, after: bytes) -> list[str]:

@@ -28,6 +28,7 @@ from pwact_like.stages.base import Place
 from pwact_like.stages.exploration import entry_explored
 from pwact_like.stages.thinning import is_thinned
 from pwact_like.workflows.at_rest import at_rest
+from pwact_like.workflows.edits import forget_stage
 from pwact_like.workflows.history import STAGES, dataset_facts, iteration_folders, iteration_row, product_facts, write_records
 from pwact_like.workflows.jobs_at_rest import end_jobs
 from pwact_like.workflows.retry import BULK_CURE
@@ -111,6 +112,7 @@ class Rewind:
         _forget(self.journal, self.plan, self.tasks, self.jobs)
         write_records(self.work_dir, self.plan.iterations)
         _publish(self.work_dir, self.state_dir, self.journal, self.plan)
+        forget_stage(self.state_dir)
         drop_plan(self.state_dir)
 
 

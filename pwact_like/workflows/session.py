@@ -126,6 +126,10 @@ def open_session(
 
         def changed(stage: Stage, what: str) -> None:
             board.stage = stage.name
+            if what == "begun":
+                edits.stage_begins()
+            else:
+                edits.stage_ends()
             board.publish()
             log.info("%s %s", stage.name, what)
             stop.check()
@@ -135,11 +139,15 @@ def open_session(
             if edits.poll() is not None:
                 use_edited(session, dispatcher)
 
+        def given_up(tasks: Sequence[Task]) -> None:
+            edits.stage_ends()  # the user mends it
+            promise_another_round(journal, session.resource, tasks)
+
         session = Session(
             work_dir=work_dir,
             state_dir=state_dir,
             resource=resource,
-            drive=Driver(dispatcher, changed, dry_run=dry_run, on_give_up=functools.partial(promise_another_round, journal, resource)),
+            drive=Driver(dispatcher, changed, dry_run=dry_run, on_give_up=given_up),
             board=board,
             fork=functools.partial(fork, beat=board.beat),
             stop=stop,
@@ -149,6 +157,7 @@ def open_session(
         if not dry_run:
             give_another_round(journal)
             edits.tell_since_last_start()
+            edits.take_up_stage()
         log.info("%s in %s, jobs go to %s, log in %s.log", workflow, work_dir, scheduler.name, workflow)
         board.publish()
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from pwact_like.errors import DataError, FencedError
 from pwact_like.jobs.journal import Journal
-from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.lock import MasterLock, locks_work
 from pwact_like.jobs.types import AttemptState, EndCause, TaskState
 
 
@@ -123,7 +123,7 @@ import resource, signal, sys
 from pathlib import Path
 from pwact_like.errors import DataError
 from pwact_like.jobs.journal import Journal
-from pwact_like.jobs.lock import MasterLock
+from pwact_like.jobs.lock import MasterLock, locks_work
 folder = Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with MasterLock(folder) as lock, Journal(folder / "journal.sqlite", lock) as journal:
@@ -146,3 +146,22 @@ def test_a_file_that_cannot_grow_loses_nothing(tmp_path):
     assert result.stdout.splitlines()[-1] == "('before', 'kept')"
     with MasterLock(tmp_path) as lock, Journal(tmp_path / "journal.sqlite", lock) as journal:
         assert [kind for _, kind, _ in journal.events()] == ["before"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """Lustre without flock: SQLite gave up with "disk I/O error"."""
+    import errno
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with MasterLock(tmp_path) as lock, Journal(tmp_path / "journal.sqlite", lock) as journal:
+        assert not locks_work(tmp_path)
+        with journal.transaction() as writer:
+            writer.set_meta("a", "b")
+        # with nolock SQLite takes no lock of the file, and another connection is not kept out
+        other = sqlite3.connect(tmp_path / "journal.sqlite")
+        assert other.execute("SELECT value FROM meta WHERE name = 'a'").fetchone() == ("b",)
+        other.close()

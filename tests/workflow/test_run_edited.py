@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 
 import micro
 import pytest
+from jobs_support import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +48,28 @@ def test_a_campaign_goes_on_after_edits_as_what_it_was(tmp_path):
     assert [row["entry"] for row in status["iterations"]] == [0, 1, 1, None] and len(status["models"]) == 4
     after = micro.executions(tmp_path)
     assert {name: after[name] for name in before} == before and set(after.values()) == {1}
+
+
+def test_a_stage_goes_on_with_what_it_was_begun_with_after_an_edit_and_a_kill(tmp_path):
+    """The master had taken the edit ("it counts for what has not begun"), and its successor refused to start because of it."""
+    param, resource = micro.write_campaign(tmp_path)
+    hold = tmp_path / "hold"
+    hold.touch()
+    edit(resource, lambda content: content["train"].update(env_list=[f"while [ -e '{hold}' ]; do sleep 0.05; done"]))
+    log = tmp_path / "run.log"
+    command = [sys.executable, "-m", "pwact_like", "run", "param.json", "resource.json"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as master:
+        wait_until(lambda: log.exists() and "train: 3 tasks" in log.read_text(), 60)
+        edit(param, lambda content: content["train"]["optimizer"].update(epochs=3))
+        wait_until(lambda: "train.optimizer.epochs: 4 → 3" in log.read_text(), 30)
+        master.kill()
+    hold.unlink()
+    done = micro.pwact_like(tmp_path, "run", "param.json", "resource.json")
+    assert done.returncode == 0, done.stderr
+    assert "goes on with the param.json that it was begun with" in log.read_text()
+    epochs = [
+        json.loads((tmp_path / f"iter.000{iteration}/00.train/train.000/train.json").read_text())["optimizer"]["epochs"]
+        for iteration in (0, 1)
+    ]
+    assert epochs == [4, 3] and set(micro.executions(tmp_path).values()) == {1}
+    assert not (tmp_path / ".pwact_like/run/inputs/stage").exists()
