@@ -9,8 +9,8 @@ from ase.build import bulk
 from ase.io import write
 
 
-def write_inputs(folder: Path, systems: list[dict], **param) -> None:
-    """Write init_param.json, resource.json and the structures Cu.xyz and POSCAR."""
+def write_inputs(folder: Path, systems: list[dict], *, resource: dict | None = None, **param) -> None:
+    """Write init_param.json, resource.json (without ``resource``: all on this machine) and the structures Cu.xyz and POSCAR."""
     folder.mkdir(parents=True, exist_ok=True)
     atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
     atoms.rattle(0.02, seed=3)
@@ -26,7 +26,8 @@ def write_inputs(folder: Path, systems: list[dict], **param) -> None:
     }
     (folder / "init_param.json").write_text(json.dumps(content, indent=1))
     section = {"command": "pwact-like", "group_size": -1, "parallel_num": 2}
-    (folder / "resource.json").write_text(json.dumps({"scheduler": "local", "DFT": section}, indent=1))
+    content = {"scheduler": "local", "DFT": section} if resource is None else resource
+    (folder / "resource.json").write_text(json.dumps(content, indent=1))
 
 
 EVERYTHING = [

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,19 @@ def copper_frames(count: int, seed: int, displacement_ang: float = 0.08) -> list
 
 
 def write_campaign(
-    folder: Path, *, seed: int = 1, entries: int = 1, strategy: dict | None = None, explore_steps: int = 20, **param
+    folder: Path,
+    *,
+    seed: int = 1,
+    entries: int = 1,
+    strategy: dict | None = None,
+    explore_steps: int = 20,
+    resource: dict | None = None,
+    **param,
 ) -> tuple[Path, Path]:
-    """Write the inputs of a micro-campaign; returns the paths of param.json and resource.json."""
+    """Write the inputs of a micro-campaign; returns the paths of param.json and resource.json.
+
+    ``resource`` is resource.json; without it everything runs on this machine.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "init.xyz", copper_frames(12, seed=5), format="extxyz")
     write(folder / "test.xyz", copper_frames(6, seed=6), format="extxyz")
@@ -71,8 +82,31 @@ def write_campaign(
     }
     (folder / "param.json").write_text(json.dumps(content, indent=1))
     sections = {name: {"command": "pwact-like", "group_size": -1, "parallel_num": 2} for name in ("train", "explore", "DFT")}
-    (folder / "resource.json").write_text(json.dumps({"scheduler": "local", **sections}, indent=1))
+    content = {"scheduler": "local", **sections} if resource is None else resource
+    (folder / "resource.json").write_text(json.dumps(content, indent=1))
     return folder / "param.json", folder / "resource.json"
+
+
+def on_slurm(poll_s: float = 0.1, *, env_list: Sequence[str] = (), **top) -> dict:
+    """A resource.json for Slurm, quick to see what happens.
+
+    A job for each training, so that several are submitted at the same time, and two labels a job, so that a job is more
+    than its task; at most two run side by side.
+    """
+    common = {"command": "pwact-like", "memory": "1500M", "time": "20", "env_list": list(env_list)}
+    sections = {
+        "train": {**common, "group_size": 1},
+        "explore": {**common, "group_size": 1},
+        "DFT": {**common, "group_size": 2, "parallel_num": 1},
+    }
+    return {"scheduler": "slurm", "poll_s": poll_s, "grace_s": 5, "slurm_timeout_s": 60, **sections, **top}
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    """Edit a JSON file as a user does."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content, indent=1))
 
 
 def pwact_like(folder: Path, *arguments: str, kill_at: str = "", timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
