@@ -285,7 +285,7 @@ class Dispatcher:
         if status is None:
             return None
         if status in KILLED and job.gone_since is None and job.state is not AttemptState.ENDED:
-            return None  # the system may have taken its memory: when the job is over the scheduler says so
+            return None  # not of itself, perhaps: when the job is over the scheduler says why
         if status == 0 and folder_of.missing_outputs(task, number):
             # on a network file system the outputs may show after the marker
             folder_of.refresh(task, number)

@@ -44,7 +44,8 @@ class Slurm:
         if isinstance(self.of, FakeSlurm):
             found = [(job.name, job.display) for job in self.of.jobs(forgotten=True)]
         else:
-            found = [(name, state) for name, state in self.of.squeue("-t", "all", columns="%j|%T")]
+            # other tests' jobs have any name
+            found = [("|".join(name), state) for state, *name in self.of.squeue("-t", "all", columns="%T|%j")]
         return [(name, state) for name, state in found if name.startswith("pwl-")]
 
     def alive(self) -> list[str]:

@@ -532,3 +532,21 @@ def test_unrecorded_jobs_are_looked_for_with_one_question(bench, tmp_path):
     bench.scheduler.find = lambda *names: (questions.append(names), find(*names))[1]
     dispatcher.tick()
     assert [len(names) for names in questions] == [6] and all(row.id for row in dispatcher.job_rows())
+
+
+@pytest.mark.parametrize("status", [143, 130, 15])
+def test_a_program_that_was_made_to_end_waits_for_the_reason(bench, tmp_path, status):
+    """Its marker was there before squeue knew that the job was cancelled: it was given a strike."""
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    name = bench.scheduler.submissions[0]
+    bench.scheduler.jobs["1"] = JobView("1", name, alive=True, running=True)
+    leave(task, 1, status)
+    dispatcher.tick()
+    dispatcher.tick()
+    assert len(dispatcher.journal.attempts("t")) == 1 and state_of(dispatcher) is None
+    bench.scheduler.end(cause=EndCause.PREEMPTED)
+    dispatcher.tick()
+    row = dispatcher.journal.attempts("t")[0]
+    assert row.cause == EndCause.PREEMPTED and not row.strike and len(bench.scheduler.submissions) == 2
