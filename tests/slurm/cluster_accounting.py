@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 from cluster import Cluster
@@ -11,6 +12,7 @@ from cluster_daemon import DaemonError, wait_for
 PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db")
 INSTALL = "apt-get install --no-install-recommends slurmdbd slurm-wlm-mysql-plugin mariadb-server"
 ACCOUNT = "tests"
+_ATTEMPTS = 3
 _START_S = 60.0
 # a database for minutes: small, and nothing need survive a power failure
 _DATABASE_OPTIONS = (
@@ -54,8 +56,12 @@ class AccountingCluster(Cluster):
         folder.mkdir(mode=0o700)
         options = ["--no-defaults", f"--datadir={folder}/data", f"--user={self.config.user}"]
         install = ["mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=_START_S, stdin=subprocess.DEVNULL)
-        if done.returncode:
+        for _ in range(_ATTEMPTS):
+            done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=2 * _START_S, stdin=subprocess.DEVNULL)
+            if not done.returncode:
+                break
+            shutil.rmtree(folder / "data", ignore_errors=True)  # on a busy machine it has been seen to give up
+        else:
             raise DaemonError(f"{' '.join(install)} ended with {done.returncode}:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
         socket_path = folder / "s"
         files = (f"--socket={socket_path}", f"--pid-file={folder}/pid", f"--log-error={self.folder}/mariadbd.log")
