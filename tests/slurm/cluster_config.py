@@ -168,7 +168,10 @@ class ClusterConfig:
         for device in devices:
             if not device.is_symlink():
                 device.symlink_to("/dev/null")
-        self.path.write_text(self.slurm_conf())
+        # renamed in whole: a daemon that reads it in this moment must not find it empty
+        new = self.path.with_suffix(".new")
+        new.write_text(self.slurm_conf())
+        new.replace(self.path)
         (self.folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n3 Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
         if self.cgroup:
             lines = ("CgroupPlugin=cgroup/v1", "CgroupMountpoint=/sys/fs/cgroup", "ConstrainRAMSpace=yes", "AllowedSwapSpace=0")
