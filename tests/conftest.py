@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +15,10 @@ from pwact_like.crashpoints import KILL_AT_VARIABLE
 # before anything imports numpy or torch (nothing above does): the workers must not fight for the cores, and results must not depend on them
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# a shell that runs the tests in the background has SIGINT ignored, and so would every master that a test sends a Ctrl-C
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
