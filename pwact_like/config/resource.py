@@ -68,7 +68,8 @@ class ResourceSection(Settings):
     retry: Retry = Field(default=Retry(), description="What follows when an attempt fails.")
     enough: Fraction = Field(
         default=1.0,
-        description="Share of a stage's tasks that must have ended, well or not; then the stragglers are cancelled and count as failed (1: wait for all).",
+        description="Share of a stage's tasks that must have ended, well or not; then the stragglers are cancelled and count as failed "
+        "(1: wait for all).",
     )
     straggler_wait_s: NonNegativeFloat = Field(default=600.0, description="Seconds that the stragglers get once enough tasks are done.")
 
