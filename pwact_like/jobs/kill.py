@@ -102,36 +102,38 @@ def _end_jobs(state_dir: Path, slurm_timeout_s: float) -> tuple[tuple[tuple[str,
     try:
         slurm = open_scheduler(name, state_dir, slurm_timeout_s)
         jobs |= _find(slurm, unrecorded)
-        alive = _alive(slurm, jobs)
+        alive, untold = _alive(slurm, jobs)
         slurm.cancel(alive)
     except PwactLikeError as error:
         return (
             (),
             f"{error}\njobs that may still run: {', '.join(f'{number} ({job})' for number, job in jobs.items()) or ', '.join(unrecorded)}",
         )
-    return tuple(alive.items()), ""
+    # a list with holes: those that stood in it have been ended, of the others nothing is known
+    return tuple(alive.items()), f"Slurm's list was not whole; jobs that may still run: {', '.join(untold)}; try again" * bool(untold)
 
 
 def _find(scheduler: Scheduler, names: list[str]) -> dict[str, str]:
     """Jobs that a killed master had submitted and not recorded, by their names."""
-    found: dict[str, str] = {}
-    for name in names:
-        answer = scheduler.find(name)
-        if isinstance(answer, NoAnswer):
-            raise SchedulerError(f"{answer.text}; try again when Slurm answers")
-        found |= {number: name for number, view in answer.jobs.items() if view.alive and view.belongs_to(name)}
-    return found
+    if not names:
+        return {}
+    answer = scheduler.find(*names)
+    if isinstance(answer, NoAnswer):
+        raise SchedulerError(f"{answer.text}; try again when Slurm answers")
+    return {number: name for number, view in answer.jobs.items() for name in names if view.alive and view.belongs_to(name)}
 
 
-def _alive(scheduler: Scheduler, jobs: dict[str, str]) -> dict[str, str]:
+def _alive(scheduler: Scheduler, jobs: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Jobs that live; and ids of which an answer with holes said nothing."""
     answer = scheduler.query(jobs)
     if isinstance(answer, NoAnswer):
         raise SchedulerError(f"{answer.text}; try again when Slurm answers")
-    return {
+    alive = {
         number: name
         for number, name in jobs.items()
         if number in answer.jobs and answer.jobs[number].alive and answer.jobs[number].belongs_to(name)
     }
+    return alive, [] if answer.complete else [number for number in jobs if number not in answer.jobs]
 
 
 def _holds_journal(process: ProcessId, state_dir: Path) -> bool:

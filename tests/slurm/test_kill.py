@@ -120,6 +120,13 @@ class TestFake(KillContract):
             slurm.install(monkeypatch)
             yield slurm
 
+    def test_a_list_with_holes_is_no_success(self, slurm, bench, tmp_path):
+        self.begin(bench, tmp_path)
+        slurm.purge(min(job.id for job in slurm.jobs()))
+        slurm.fault("squeue", "stderr:squeue: error: a plugin complains", times=None)
+        killed = kill_campaign(tmp_path / "state")
+        assert len(killed.jobs) == 1 and "may still run" in killed.failure
+
     def away(self, slurm):
         slurm.controller_down()
 
