@@ -39,11 +39,14 @@ def executions(task: Task) -> list[list[str]]:
     return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float = 10.0, every_s: float = 0.01, what: Callable[[], str] | None = None
+) -> None:
+    """Wait for the condition; past the time-out, fail with what `what` says of the state."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
+        assert time.monotonic() < deadline, f"it did not happen in time: {what() if what else 'no more is known'}"
+        time.sleep(every_s)
 
 
 def run_script(script: Path) -> subprocess.CompletedProcess[str]:

@@ -110,11 +110,17 @@ def test_forgotten_after_min_job_age(slurm, bench, tmp_path):
     first = bench()
     assert SlurmScheduler().pace.poll_s == (1.0, 1.0), "asked often enough to see them end"
     first.dispatcher.begin(tasks, lambda task, folder: None)
-    first.dispatcher.tick()
+
+    def submitted() -> bool:
+        """A busy controller refuses for a while: one tick need not be enough."""
+        first.dispatcher.tick()
+        return len(first.journal.jobs()) == 2 and first.submitted()
+
+    wait_until(submitted, 60, every_s=0.5)
     ours = set(first.journal.jobs())
     first.close()
-    wait_until(lambda: all(executions(task) for task in tasks), 60)
-    wait_until(lambda: not ours & set(names(slurm)), 150)  # when the controller gets round to it
+    wait_until(lambda: all(executions(task) for task in tasks), 120, what=lambda: str(slurm.squeue("-a", "-t", "all")))
+    wait_until(lambda: not ours & set(names(slurm)), 150, every_s=0.5)  # when the controller gets round to it
     second = bench()
     results = second.run(tasks)
     assert results["good"].state is TaskState.ACCEPTED and results["cut"].state is TaskState.FAILED
