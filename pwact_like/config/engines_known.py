@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pwact_like.config.load import Loaded, Param
 
 Role = Literal["train", "explore", "label"]
+EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,8 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
     elif param.train.engine == "embedded":
         if param.train.model_type != "DP":
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
-        if param.train.optimizer.name != "ADAM":
-            add(
-                "train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use ADAM, or leave the optimizer out"
-            )
+        if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
+            add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
     if param.strategy.uncertainty == "kpu":
         add("strategy.uncertainty", "kpu", 'use "committee"')
     if param.strategy.direct:

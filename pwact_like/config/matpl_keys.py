@@ -37,3 +37,24 @@ TRAIN_KEYS = frozenset(
     """.split()
 )
 """At the top of the training settings."""
+
+KALMAN_ONLY = (
+    "pre_fac_etot",
+    "pre_fac_force",
+    "pre_fac_virial",
+    "block_size",
+    "kalman_lambda",
+    "kalman_nue",
+    "p0_weight",
+    "p_ceiling",
+    "p_float32",
+    "nselect",
+    "groupsize",
+)
+"""Of the optimizer's keys (as our settings name them) those of the Kalman filter alone."""
+
+ADAM_ONLY = (
+    *("learning_rate", "stop_lr", "weight_decay"),
+    *(f"{end}_pre_fac_{what}" for end in ("start", "end") for what in ("etot", "force", "virial")),
+)
+"""And of Adam alone."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pwact_like.config.base import Settings
 from pwact_like.config.engines_known import canonical, unknown_engine_cure
+from pwact_like.config.matpl_keys import ADAM_ONLY, KALMAN_ONLY
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.sections import model_keys, read_data_paths
 from pwact_like.config.source import Pairs, Table, plain, read_json_file
@@ -14,21 +15,6 @@ from pwact_like.errors import InputError
 
 _OWN = model_keys(TrainSettings)
 _DATA = ("train_data", "valid_data", "test_data")
-_KALMAN_ONLY = (
-    "pre_fac_etot",
-    "pre_fac_force",
-    "pre_fac_virial",
-    "block_size",
-    "kalman_lambda",
-    "kalman_nue",
-    "p0_weight",
-    "nselect",
-    "groupsize",
-)
-_ADAM_ONLY = (
-    *("learning_rate", "stop_lr", "weight_decay"),
-    *(f"{end}_pre_fac_{what}" for end in ("start", "end") for what in ("etot", "force", "virial")),
-)
 
 
 def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> TrainSettings | None:
@@ -184,8 +170,8 @@ def _optimizer_notes(reader: Reader, optimizer: Optimizer, table: Table, engine:
     if engine != "embedded":
         return
     if not optimizer.explicit:
-        reader.note(table.path, "no optimizer is named: Adam is used (PWact's default, the Kalman filter LKF, is not built here yet)")
-    others = _KALMAN_ONLY if optimizer.name == "ADAM" else _ADAM_ONLY
+        reader.note(table.path, "no optimizer is named: the Kalman filter LKF is used, as in PWact")
+    others = KALMAN_ONLY if optimizer.name == "ADAM" else ADAM_ONLY
     idle = [table.where(key) for key in table.entries if Optimizer.aliases.get(key, key) in others]
     if idle:
         reader.note(table.path, f"{optimizer.name} does not use {', '.join(name.rpartition('.')[2] for name in idle)}")

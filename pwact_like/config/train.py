@@ -65,7 +65,7 @@ class Fitting(Settings):
 
 
 class Optimizer(Settings):
-    """Optimizer. ``explicit`` is False when the user named none; then it is Adam, and a note says so."""
+    """Optimizer. ``explicit`` is False when the user named none; then it is the Kalman filter, as in PWact, and a note says so."""
 
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"explicit"})
     aliases: ClassVar[dict[str, str]] = {
@@ -79,7 +79,7 @@ class Optimizer(Settings):
     no_effect: ClassVar[frozenset[str]] = matpl_keys.OPTIMIZER_KEYS
 
     name: Literal["ADAM", "LKF", "GKF", "SGD"] = Field(
-        default="ADAM", description="ADAM, LKF, GKF or SGD (JSON key `optimizer`); any case."
+        default="LKF", description="LKF (layer-wise Kalman filter), ADAM, GKF or SGD (JSON key `optimizer`); any case."
     )
     explicit: bool = Field(default=False, description="Whether the user named the optimizer.")
     epochs: PositiveInt = Field(default=30, description="Passes over the training data.")
@@ -99,13 +99,19 @@ class Optimizer(Settings):
         default=0.02, description="Adam: weight of the virial (per atom) at the start; used with train_virial."
     )
     end_pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Adam: weight of the virial at the end; used with train_virial.")
-    pre_fac_etot: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the energy.")
+    pre_fac_etot: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the energy (MatPL: 1).")
     pre_fac_force: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the forces.")
     pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the virial.")
     block_size: PositiveInt = Field(default=5120, description="Kalman filter: largest block of the covariance.")
     kalman_lambda: Fraction = Field(default=0.98, description="Kalman filter: memory factor at the start.")
     kalman_nue: Fraction = Field(default=0.9987, description="Kalman filter: rate at which the memory factor goes to 1.")
-    p0_weight: NonNegativeFloat = Field(default=0.01, description="Kalman filter: initial covariance is p0_weight times the identity.")
+    p0_weight: PositiveFloat = Field(
+        default=1.0, description="Kalman filter: initial covariance is p0_weight times the identity (MatPL: 0.01)."
+    )
+    p_ceiling: PositiveFloat = Field(
+        default=1e6, description="Kalman filter: forgetting raises no weight's variance above this (MatPL has no such bound)."
+    )
+    p_float32: bool = Field(default=False, description="Kalman filter: keep the covariance in single precision.")
     nselect: PositiveInt = Field(default=24, description="Kalman filter: atoms whose forces update the weights in a step.")
     groupsize: PositiveInt = Field(default=6, description="Kalman filter: atoms in one force update.")
 
@@ -120,6 +126,8 @@ class Optimizer(Settings):
             raise ValueError(f"stop_lr ({self.stop_lr:g}) exceeds learning_rate ({self.learning_rate:g}): the rate decays")
         if not (self.train_energy or self.train_force or self.train_virial):
             raise ValueError("train_energy, train_force and train_virial are all false: there is nothing to train on")
+        if self.p_ceiling < self.p0_weight:
+            raise ValueError(f"p_ceiling ({self.p_ceiling:g}) is below p0_weight ({self.p0_weight:g}), where the covariance starts")
         return self
 
 
@@ -138,7 +146,7 @@ class TrainSettings(Settings):
     )
     descriptor: Descriptor = Field(default_factory=Descriptor, description="Descriptor; inside `model`, as in MatPL, or at this level.")
     fitting: Fitting = Field(default_factory=Fitting, description="Fitting network; inside `model`, as in MatPL, or at this level.")
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: Adam.")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: the Kalman filter LKF.")
     seed: Int | None = Field(
         default=None, description="Seed of a stand-alone training; in a campaign every member's seed follows from the campaign's seed."
     )

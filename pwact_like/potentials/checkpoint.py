@@ -13,7 +13,7 @@ from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.loss import SquaredErrors
 from pwact_like.potentials.modelfile import VERSION, read_arrays, write_arrays
-from pwact_like.potentials.optimizer import Adam
+from pwact_like.potentials.steppers import Stepper
 
 FORMAT = "pwact_like training checkpoint"
 NAME = "checkpoint.pt"
@@ -28,22 +28,21 @@ class Progress:
     trained: SquaredErrors
 
 
-def write_checkpoint(path: Path, key: str, optimizer: Adam, progress: Progress) -> None:
+def write_checkpoint(path: Path, key: str, stepper: Stepper, progress: Progress) -> None:
     """Write atomically. The order of frames needs no state: it follows from seed and epoch."""
     header: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "key": key,
         "step": progress.step,
-        "optimizer_steps": optimizer.steps,
         "trained": asdict(progress.trained),
     }
-    arrays = {name: tensor.cpu().numpy() for name, tensor in optimizer.state().items()}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in stepper.state().items()}
     arrays["rows"] = np.frombuffer(progress.rows.encode(), dtype=np.uint8)
     write_arrays(path, header, arrays)
 
 
-def resume(path: Path, key: str, optimizer: Adam) -> Progress | None:
+def resume(path: Path, key: str, stepper: Stepper) -> Progress | None:
     """Put a checkpoint's state back; None when there is none.
 
     Raises
@@ -64,11 +63,10 @@ def resume(path: Path, key: str, optimizer: Adam) -> Progress | None:
                 "remove it to start anew, or choose another folder with -o",
             )
         )
-    for name, tensor in optimizer.state().items():
-        if arrays[name].shape != tuple(tensor.shape):
-            raise DataError(f"{path}: {name} has {arrays[name].size} numbers, and the model has {tensor.numel()} parameters")
-        tensor.copy_(torch.from_numpy(arrays[name]))
-    optimizer.steps = int(header["optimizer_steps"])
+    try:
+        stepper.restore({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: this checkpoint does not fit the model: {error}") from error
     return Progress(int(header["step"]), arrays["rows"].tobytes().decode(), SquaredErrors(**header["trained"]))
 
 

@@ -86,6 +86,19 @@ def evaluate(
     )
 
 
+def descriptors(model: DeepPotential, geometry: Geometry) -> dict[int, Tensor]:
+    """Descriptor of every atom, by type: (n_atoms of the type, M·M2), what the fitting networks take."""
+    spec, weights = model.spec, model.weights()
+    found = {}
+    first = 0
+    for center, n_centers in enumerate(geometry.layout.type_counts):
+        if n_centers:
+            xi, _ = _environment_matrix(spec, weights, geometry.blocks[first : first + spec.n_types])
+            found[center] = (xi.transpose(-1, -2) @ xi[..., : spec.m2]).reshape(n_centers, -1)
+            first += spec.n_types
+    return found
+
+
 def _environment_matrix(spec: DeepPotSpec, weights: Weights, blocks: Sequence[Block], plain: bool = False) -> tuple[Tensor, list[_Slots]]:
     """Ξ of all centres of one type, (K·n_centers, 4, M), and G, dG/dσ in the slots of each block."""
     width = spec.embedding[-1]

@@ -1,7 +1,8 @@
 """Model files: arrays with a JSON header in a zip archive (numpy's npz), read without pickle.
 
 ``header`` is UTF-8 JSON: format, version, spec (see `DeepPotSpec`), parameters (their names in order) and facts (what
-the trainer wants to tell: seed, data, errors). Every parameter and davg, dstd, energy_bias is an array of its own name.
+the trainer wants to tell: seed, data, errors). Every parameter and davg, dstd, energy_bias is an array of its own name;
+``scaling.*`` are the coordinates of a Kalman training (see `coordinates`), which a warm start carries on.
 Equal contents give equal bytes: nothing in the file depends on time or place.
 """
 
@@ -25,6 +26,7 @@ from pwact_like.potentials.spec import DeepPotSpec
 
 FORMAT = "pwact_like deep potential"
 VERSION = 1
+SCALING = "scaling."
 
 
 def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -66,11 +68,13 @@ def model_arrays(model: DeepPotential) -> dict[str, NDArray[np.float64]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
-def save_model(path: Path, model: DeepPotential, facts: Mapping[str, Any] | None = None) -> None:
-    """Write a model file."""
+def save_model(
+    path: Path, model: DeepPotential, facts: Mapping[str, Any] | None = None, scalings: Mapping[str, NDArray[np.float64]] | None = None
+) -> None:
+    """Write a model file; ``scalings`` are `Coordinates.arrays`."""
     names = [name for name, _ in model.named_parameters()]
     header = {"format": FORMAT, "version": VERSION, "spec": model.spec.to_dict(), "parameters": names, "facts": dict(facts or {})}
-    write_arrays(path, header, model_arrays(model))
+    write_arrays(path, header, {**model_arrays(model), **(scalings or {})})
 
 
 def read_model(path: Path) -> tuple[DeepPotential, dict[str, Any]]:
@@ -84,10 +88,15 @@ def read_model(path: Path) -> tuple[DeepPotential, dict[str, Any]]:
     header, arrays = read_arrays(path, FORMAT)
     try:
         model = DeepPotential(DeepPotSpec.from_dict(header["spec"]))
-        fill_model(model, arrays)
+        fill_model(model, {name: array for name, array in arrays.items() if not name.startswith(SCALING)})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: header and arrays do not fit each other: {error}") from error
     return model, header
+
+
+def read_scalings(path: Path) -> dict[str, NDArray[np.float64]]:
+    """The ``scaling.*`` arrays of a model file; empty for one that Adam trained from scratch."""
+    return {name: array for name, array in read_arrays(path, FORMAT)[1].items() if name.startswith(SCALING)}
 
 
 def fill_model(model: DeepPotential, arrays: Mapping[str, NDArray[np.float64]]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pwact_like.config.engines_known import EMBEDDED_OPTIMIZERS
 from pwact_like.errors import InputError, NotAvailableError, Problem
 from pwact_like.potentials.deep_potential import DeepPotential
-from pwact_like.potentials.modelfile import read_model
+from pwact_like.potentials.modelfile import read_model, read_scalings
 from pwact_like.potentials.spec import DeepPotSpec
 from pwact_like.potentials.statistics import count_sel, environment_spread, reference_energies
 from pwact_like.potentials.training_set import TrainingFrame
@@ -30,10 +34,11 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Start:
-    """Shape (``sel`` may still have to be counted), and the model to go on from, if any."""
+    """Shape (``sel`` may still have to be counted), and the model to go on from, if any, with its Kalman coordinates."""
 
     spec: DeepPotSpec
     model: DeepPotential | None
+    scalings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def refuse_unbuilt(settings: TrainSettings) -> None:
@@ -49,9 +54,9 @@ def refuse_unbuilt(settings: TrainSettings) -> None:
             f'model_type {settings.model_type} is not built into pwact_like: set "model_type": "DP", '
             "or train it with MatPL (as the command of resource.json's train section)"
         )
-    if settings.optimizer.name != "ADAM":
+    if settings.optimizer.name not in EMBEDDED_OPTIMIZERS:
         raise NotAvailableError(
-            f'optimizer {settings.optimizer.name} is not built into pwact_like yet: set "optimizer": "ADAM", or leave the optimizer out'
+            f'optimizer {settings.optimizer.name} is not built into pwact_like: set "optimizer": "LKF" or "ADAM", or leave it out'
         )
 
 
@@ -85,7 +90,7 @@ def find_start(settings: TrainSettings, init_model: Path | None) -> Start:
     ]
     if problems:
         raise InputError(problems)
-    return Start(spec, model)
+    return Start(spec, model, read_scalings(init_model))
 
 
 def _wanted(settings: TrainSettings) -> DeepPotSpec:

@@ -1,4 +1,4 @@
-"""Training a Deep Potential with Adam."""
+"""Training a Deep Potential, with a Kalman filter or with Adam."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pwact_like.errors import DataError, InputError, JobError, Problem
+from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.fsio import write_json
 from pwact_like.potentials import checkpoint
 from pwact_like.potentials.checkpoint import Progress, parameters_digest, write_checkpoint
 from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.evaluation import errors_of, judge_files, labelled_frames
 from pwact_like.potentials.learning_curve import LearningCurve
-from pwact_like.potentials.loss import SquaredErrors, learning_rate, loss_and_errors, prefactors
+from pwact_like.potentials.loss import SquaredErrors
 from pwact_like.potentials.modelfile import save_model
-from pwact_like.potentials.optimizer import Adam, FlatParameters
 from pwact_like.potentials.start import find_start, new_model, refuse_unbuilt
+from pwact_like.potentials.steppers import Stepper, new_stepper, stepper_facts
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, content_hash, prepare_frames
 from pwact_like.seeds import derive_seed
 from pwact_like.time_limit import TimeLimit, out_of_time
@@ -129,10 +129,13 @@ def train(
 
     model.to(where)
     training = TrainingSet(train_frames, spec, model.davg, model.dstd, where)
-    optimizer = Adam(FlatParameters(model), settings.optimizer.weight_decay)
+    optimizer = settings.optimizer
+    per_epoch = -(-len(training) // min(optimizer.batch_size, len(training)))
+    n_steps = optimizer.epochs * per_epoch
+    stepper = new_stepper(optimizer, model, training, seed, start.scalings, n_steps, is_fresh=start.model is None)
     validation = TrainingSet(valid_frames, spec, model.davg, model.dstd, where) if valid_frames else None
     key = _key(settings, seed, model, train_frames, valid_frames)
-    run = _Run(settings, folder, seed, key, model, optimizer, training, validation, log, checkpoint_interval_s)
+    run = _Run(settings, folder, seed, key, model, stepper, training, validation, log, checkpoint_interval_s)
     seconds = run.steps(progress, max_steps)
 
     result = TrainResult(folder / MODEL_NAME, folder / CURVE_NAME, run.n_steps, None, None, seconds)
@@ -141,7 +144,7 @@ def train(
     valid = errors_of(model, validation).report(len(valid_frames)) if validation else None
     facts = {"seed": seed, "steps": run.n_steps, "train_frames": len(train_frames), "valid": valid, "warm_start": init_model is not None}
     model.to("cpu")
-    save_model(folder / MODEL_NAME, model, facts)
+    save_model(folder / MODEL_NAME, model, facts | stepper_facts(stepper), stepper.scalings())
     test = judge_files(model, settings.test_data, log) if settings.test_data else None
     if test is not None:
         write_json(folder / TEST_NAME, test)
@@ -174,7 +177,7 @@ class _Run:
         seed: int,
         key: str,
         model: DeepPotential,
-        optimizer: Adam,
+        stepper: Stepper,
         training: TrainingSet,
         validation: TrainingSet | None,
         log: _Log,
@@ -184,13 +187,13 @@ class _Run:
         self._path = folder / checkpoint.NAME
         self._order_seed = derive_seed(seed, "order")
         self._key, self._log, self._interval_s = key, log, checkpoint_interval_s
-        self._model, self._optimizer, self._training, self._validation = model, optimizer, training, validation
+        self._model, self._stepper, self._training, self._validation = model, stepper, training, validation
         batch_size = min(settings.optimizer.batch_size, len(training))
         self._batch_size = batch_size
         self._per_epoch = -(-len(training) // batch_size)
         self.n_steps = settings.optimizer.epochs * self._per_epoch
         self._validate_every = 0 if validation is None else max(1, round(len(validation) / (_VALIDATION_SHARE * len(training))))
-        found = checkpoint.resume(self._path, key, optimizer)
+        found = checkpoint.resume(self._path, key, stepper)
         self.done = found.step if found else 0
         self._trained = found.trained if found else SquaredErrors()
         self._curve = LearningCurve(folder / CURVE_NAME, found.rows if found else "")
@@ -218,44 +221,36 @@ class _Run:
         return (time.monotonic() - began) / max(1, self.done - first)
 
     def _save(self) -> None:
-        write_checkpoint(self._path, self._key, self._optimizer, Progress(self.done, self._curve.rows, self._trained))
+        write_checkpoint(self._path, self._key, self._stepper, Progress(self.done, self._curve.rows, self._trained))
 
     def _order(self, epoch: int) -> list[int]:
         return [int(index) for index in np.random.default_rng([self._order_seed, epoch]).permutation(len(self._training))]
 
     def _step(self, bar: Any) -> None:
-        settings = self._optimizer_settings
         epoch, place = divmod(self.done, self._per_epoch)
         if place == 0 or not hasattr(self, "_epoch_order"):
             self._epoch_order = self._order(epoch)
         batch = self._training.batch(self._epoch_order[place * self._batch_size : (place + 1) * self._batch_size])
-        rate = learning_rate(settings, self.done, self.n_steps)
-        result = self._model(batch.geometry, virials=settings.train_virial)
-        loss, errors = loss_and_errors(result, batch, prefactors(settings, rate))
-        if not np.isfinite(errors.energy + errors.force + errors.virial):
-            raise JobError(
-                f"the training diverged at step {self.done + 1} (its errors are not finite): look for wrong labels or colliding atoms "
-                "in the data, or lower optimizer.learning_rate"
-            )
-        loss.backward()
-        self._optimizer.step(rate)
+        errors = self._stepper.step(batch, self.done)
         self.done += 1
         self._trained = self._trained + errors
         bar.update()
-        self._record(bar, epoch, place, rate)
+        self._record(bar, epoch, place)
 
-    def _record(self, bar: Any, epoch: int, place: int, rate: float) -> None:
+    def _record(self, bar: Any, epoch: int, place: int) -> None:
         at_end = self.done == self.n_steps
         epoch_ends = place == self._per_epoch - 1
         validate = self._validation is not None and epoch_ends and ((epoch + 1) % self._validate_every == 0 or at_end)
         if not (validate or at_end or self.done % self._optimizer_settings.print_freq == 0):
             return
         valid = errors_of(self._model, self._validation) if validate and self._validation is not None else None
+        rate = self._stepper.rate
         self._curve.add(self.done, epoch + 1, rate, self._trained, valid)
         energy, force, _ = self._trained.rmse()
         bar.set_postfix_str(f"E {1e3 * (energy or 0):.2f} meV/atom, F {force or 0:.4f} eV/Å", refresh=False)
         if validate or at_end:
-            text = f"step {self.done}, epoch {epoch + 1}, lr {rate:.3e}: training E {energy:.6f} eV/atom, F {force:.6f} eV/Å"
+            place_text = f"step {self.done}, epoch {epoch + 1}, {self._stepper.rate_name} {rate:.6g}"
+            text = f"{place_text}: training E {energy:.6f} eV/atom, F {force:.6f} eV/Å"
             if valid is not None:
                 text += "; validation E {:.6f} eV/atom, F {:.6f} eV/Å".format(*valid.rmse()[:2])
             self._log(text)

@@ -39,7 +39,7 @@ def test_the_plain_case(tmp_path):
     assert param.strategy.max_select is None and param.strategy.convergence is None and param.use_pre_model
     assert param.dft.labelling.engine == "xtb" and param.dft.entry.input is None
     assert not unavailable(loaded)
-    assert len(loaded.notes) == 1 and "Adam" in loaded.notes[0]
+    assert len(loaded.notes) == 1 and "Kalman" in loaded.notes[0]
 
 
 def test_dp_defaults_are_pwacts(tmp_path):

@@ -71,10 +71,10 @@ def test_a_key_given_nested_and_flat_is_refused(tmp_path):
     assert "says the same as Rmax" in found["model.descriptor.Rmax"]
 
 
-def test_the_optimizer_left_out_is_adam_with_a_note(tmp_path):
+def test_the_optimizer_left_out_is_the_kalman_filter_with_a_note(tmp_path):
     settings, notes = load(tmp_path)
-    assert (settings.optimizer.name, settings.optimizer.explicit) == ("ADAM", False)
-    assert any("optimizer: no optimizer is named: Adam" in note for note in notes)
+    assert (settings.optimizer.name, settings.optimizer.explicit) == ("LKF", False)
+    assert any("optimizer: no optimizer is named: the Kalman filter LKF" in note for note in notes)
     settings, notes = load(tmp_path, optimizer={"epochs": 3})
     assert not settings.optimizer.explicit and settings.optimizer.epochs == 3 and notes
     settings, notes = load(tmp_path, optimizer="LKF")

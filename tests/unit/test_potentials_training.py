@@ -66,7 +66,7 @@ def settings_for(
         atom_type=(29, 79),
         descriptor=Descriptor(rmax=4.2, rmin=1.5, m2=3, network_size=(4, 8)),
         fitting=Fitting(network_size=(10, 10, 1)),
-        optimizer=Optimizer(**{"epochs": 3, "print_freq": 4, **optimizer}),
+        optimizer=Optimizer(**{"name": "ADAM", "epochs": 3, "print_freq": 4, **optimizer}),
         seed=5,
         **data,
     )
@@ -220,9 +220,10 @@ def test_virials_are_trained_when_wanted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stops", [(1,), (4, 3)])
-def test_resumed_training_ends_with_the_same_bits(tmp_path: Path, stops: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("optimizer", [{"name": "ADAM", "weight_decay": 0.01}, {"name": "LKF", "block_size": 60}], ids=["adam", "lkf"])
+def test_resumed_training_ends_with_the_same_bits(tmp_path: Path, stops: tuple[int, ...], optimizer: dict) -> None:
     frames, valid = emt_frames(5, 1), emt_frames(2, 2)
-    settings = settings_for(tmp_path, frames, valid, batch_size=2, weight_decay=0.01, train_virial=True)
+    settings = settings_for(tmp_path, frames, valid, batch_size=2, train_virial=True, **optimizer)
     train(settings, tmp_path / "whole", progress=False)
     for stop in stops:  # of nine steps, three an epoch
         train(settings, tmp_path / "parts", progress=False, max_steps=stop)
@@ -245,8 +246,9 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         train(settings_for(tmp_path, frames), tmp_path / "out", progress=False)
 
 
-def test_same_seed_same_model_other_seed_other_model(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, emt_frames(3, 1))
+@pytest.mark.parametrize("optimizer", ["ADAM", "LKF"])
+def test_same_seed_same_model_other_seed_other_model(tmp_path: Path, optimizer: str) -> None:
+    settings = settings_for(tmp_path, emt_frames(3, 1), name=optimizer)
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         train(settings.model_copy(update={"seed": seed}), tmp_path / name, progress=False)
     assert (tmp_path / "a" / "model.pt").read_bytes() == (tmp_path / "b" / "model.pt").read_bytes()
@@ -295,8 +297,8 @@ def test_warm_start_from_another_shape_or_other_elements_is_refused(tmp_path: Pa
 
 def test_what_is_not_built_is_refused(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, emt_frames(1, 1))
-    with pytest.raises(NotAvailableError, match='LKF is not built into pwact_like yet: set "optimizer": "ADAM"'):
-        train(settings.model_copy(update={"optimizer": Optimizer(name="LKF", explicit=True)}), tmp_path / "out", progress=False)
+    with pytest.raises(NotAvailableError, match='GKF is not built into pwact_like: set "optimizer": "LKF" or "ADAM"'):
+        train(settings.model_copy(update={"optimizer": Optimizer(name="GKF", explicit=True)}), tmp_path / "out", progress=False)
     with pytest.raises(NotAvailableError, match="model_type NEP"):
         train(settings.model_copy(update={"model_type": "NEP"}), tmp_path / "out", progress=False)
 

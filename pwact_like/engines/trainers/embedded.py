@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zipfile import BadZipFile
 
 from pwact_like.config.elements import symbol
+from pwact_like.config.engines_known import EMBEDDED_OPTIMIZERS
+from pwact_like.config.matpl_keys import ADAM_ONLY, KALMAN_ONLY
 from pwact_like.engines.launcher import own_command
 from pwact_like.engines.protocols import Trainer, TrainReport, TrainRequest
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
@@ -50,8 +52,8 @@ class EmbeddedTrainer(Trainer):
         settings = request.settings
         if settings.model_type != "DP":
             raise NotAvailableError(f"train.model_type {settings.model_type}: the embedded trainer trains the Deep Potential only (DP)")
-        if settings.optimizer.name != "ADAM":
-            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built yet; the embedded trainer has ADAM")
+        if settings.optimizer.name not in EMBEDDED_OPTIMIZERS:
+            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built; the embedded trainer has LKF and ADAM")
         if not request.train_data:
             raise InputError(Problem(str(folder / TRAIN_JSON), "there is no training data", "give init_data"))
         links: list[tuple[str, str]] = []
@@ -134,13 +136,9 @@ class EmbeddedTrainer(Trainer):
 def train_json(settings: TrainSettings, seed: int) -> dict[str, Any]:
     """Settings as TRAIN.json has them, in MatPL's keys; without data."""
     optimizer = settings.optimizer
-    used = {name: getattr(optimizer, name) for name in ("epochs", "batch_size", "print_freq", "learning_rate", "stop_lr", "weight_decay")}
-    used |= {name: getattr(optimizer, name) for name in ("train_energy", "train_force", "train_virial")}
-    used |= {
-        f"{end}_pre_fac_{what}": getattr(optimizer, f"{end}_pre_fac_{what}")
-        for what in ("etot", "force", "virial")
-        for end in ("start", "end")
-    }
+    names = ["epochs", "batch_size", "print_freq", "train_energy", "train_force", "train_virial"]
+    names += ADAM_ONLY if optimizer.name == "ADAM" else KALMAN_ONLY
+    used = {name: getattr(optimizer, name) for name in names}
     descriptor: dict[str, Any] = {
         "Rmax": settings.descriptor.rmax,
         "Rmin": settings.descriptor.rmin,

@@ -1,0 +1,170 @@
+"""The extended Kalman filter for the weights of a potential: scalar observations in, steps of the weights out.
+
+The recursion is the reorganised layer-wise filter of Hu et al., AAAI 2023 (RLEKF). For one scalar observation with the
+gradient H and the error e, with L blocks, the memory factor λ and the gain A shared by all blocks,
+
+    A = 1/(L λ R + Σ_i H_iᵀ P_i H_i),   θ_i += A e P_i H_i,   P_i ← (P_i − A P_i H_i H_iᵀ P_i)/λ,   λ ← ν λ + 1 − ν.
+
+Three things are done in another way than elsewhere, and the first two change no number of an exact arithmetic:
+
+- the observations of one step are linearised at the same weights and go through the filter together: the error of each
+  is corrected by what those before it have changed, so the result is that of the sequence, and P is read once a step;
+- P is kept as lower tiles and a few columns (see `covariance`);
+- forgetting (the division by λ) never raises the variance of a weight above a ceiling. Without one, P grows without
+  bound in the directions that the data never excite (by 1/Πλ = 5·10⁶ with the usual λ₀ = 0.98, ν = 0.9987), and the
+  weights are thrown about there. P ← F P F with a diagonal F keeps it symmetric and positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pwact_like.potentials.covariance import MERGE_RANK, BlockLayout, Covariance
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How fast the filter forgets.
+
+    Attributes
+    ----------
+    factor
+        λ₀ in (0, 1].
+    rate
+        ν in [0, 1]: λ goes to 1 as 1 − (1 − λ₀)νᵗ over the observations t.
+    ceiling
+        No weight's variance grows above it by forgetting; infinity: no bound.
+    """
+
+    factor: float = 0.98
+    rate: float = 0.9987
+    ceiling: float = float("inf")
+
+
+class KalmanFilter:
+    """State of the filter: P, λ and the number of observations.
+
+    It knows nothing of potentials: any model whose observations are scalars with a gradient by its weights can use it.
+
+    Parameters
+    ----------
+    layout
+        Blocks of weights.
+    variance
+        (n_weights,) P at the start, a diagonal; its dtype and device are the filter's.
+    memory
+        Forgetting.
+    """
+
+    def __init__(self, layout: BlockLayout, variance: Tensor, memory: Memory) -> None:
+        self.covariance = Covariance(layout, variance)
+        self.memory = memory
+        self.factor = memory.factor
+        self.n_observations = 0
+
+    @property
+    def layout(self) -> BlockLayout:
+        """Blocks of weights."""
+        return self.covariance.layout
+
+    @torch.no_grad()
+    def update(
+        self, gradients: Tensor, errors: Sequence[float], noise: Sequence[float] | None = None, gains: Sequence[float] | None = None
+    ) -> Tensor:
+        """Take observations that were linearised at the present weights, in their order.
+
+        Parameters
+        ----------
+        gradients
+            (m, n_weights) ∂h/∂θ of each.
+        errors
+            (m,) y − h.
+        noise
+            (m,) R of each observation, relative to the convention R = L λ; None: 1.
+        gains
+            (m,) factors of the errors once corrected (RLEKF's √batch size); None: 1.
+
+        Returns
+        -------
+        Tensor, (n_weights,)
+            What to add to the weights.
+        """
+        step = torch.zeros(self.layout.n_weights, dtype=gradients.dtype, device=gradients.device)
+        for first in range(0, len(errors), MERGE_RANK):
+            part = slice(first, min(first + MERGE_RANK, len(errors)))
+            count = part.stop - part.start
+            step += self._update(
+                gradients[part],
+                [float(error) for error in errors[part]],
+                list(noise[part]) if noise is not None else [1.0] * count,
+                list(gains[part]) if gains is not None else [1.0] * count,
+                step if first else None,
+            )
+        return step
+
+    def _update(self, gradients: Tensor, errors: list[float], noise: list[float], gains: list[float], before: Tensor | None) -> Tensor:
+        covariance, n_blocks = self.covariance, self.layout.n_blocks
+        count = len(errors)
+        if not covariance.has_room(count):
+            covariance.merge()
+        directions = covariance.scaled(gradients.t().to(covariance.dtype).contiguous())
+        columns = covariance.base_product(directions)
+        # products[i, a, b] = H_aᵀ P_i H_b: all that the recursion over the m observations needs of the n weights
+        products = covariance.by_block(directions, columns).cpu().double().numpy()
+        mixing = np.repeat(np.eye(count)[None], n_blocks, axis=0)  # column j of block i is columns @ mixing[i, :, j]
+        weights = np.zeros((n_blocks, count))
+        left = np.asarray(errors, dtype=np.float64)
+        if before is not None:
+            left = left - (gradients @ before).cpu().double().numpy()
+        forgotten = 1.0
+        for j in range(count):
+            # P between the observations of a group is that of the products, over the λ of those before
+            along = products[:, j, :].copy()
+            spread = max(along[:, j].sum() / forgotten, 0.0)
+            gain = 1.0 / (n_blocks * self.factor * noise[j] + spread) / forgotten
+            strength = gain * left[j] * gains[j]
+            weights += strength * mixing[:, :, j]
+            # what this observation changes of those that follow: their errors, and their columns P H
+            left[j + 1 :] -= strength * along[:, j + 1 :].sum(axis=0)
+            mixing[:, :, j + 1 :] -= gain * mixing[:, :, j : j + 1] * along[:, None, j + 1 :]
+            products[:, j + 1 :, j + 1 :] -= gain * along[:, j + 1 :, None] * along[:, None, j + 1 :]
+            mixing[:, :, j] *= gain**0.5
+            forgotten *= self.factor
+            self.factor = self.memory.rate * self.factor + 1.0 - self.memory.rate
+            self.n_observations += 1
+        kept = torch.empty_like(columns)
+        step = torch.empty(self.layout.n_weights, dtype=covariance.dtype, device=columns.device)
+        for number, part in enumerate(self.layout.slices()):
+            kept[part] = columns[part] @ torch.from_numpy(mixing[number]).to(columns)
+            step[part] = columns[part] @ torch.from_numpy(weights[number]).to(columns)
+        step = covariance.scaled(step.unsqueeze(1)).squeeze(1)
+        covariance.push(kept)
+        self._forget(forgotten)
+        return step.to(gradients.dtype)
+
+    def _forget(self, factor: float) -> None:
+        """P ← P/λ, but for the ceiling."""
+        if factor == 1.0:
+            return
+        if self.memory.ceiling == float("inf"):
+            self.covariance.rescale(factor**-0.5)
+            return
+        diagonal = self.covariance.diagonal().clamp_min(1e-300)
+        # a weight that is above the ceiling (a start from elsewhere) stays where it is
+        growth = (self.memory.ceiling / diagonal).clamp(1.0, 1.0 / factor)
+        self.covariance.rescale(growth.sqrt())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, to the bit."""
+        numbers = torch.tensor([self.factor, float(self.n_observations)], dtype=torch.float64)
+        return {**self.covariance.state(), "filter": numbers}
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """Take a `state` back."""
+        self.covariance.restore(arrays)
+        self.factor, self.n_observations = float(arrays["filter"][0]), int(arrays["filter"][1])

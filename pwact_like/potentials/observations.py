@@ -1,0 +1,109 @@
+"""What a Kalman filter is told of a batch: scalars, their errors, and their gradients by the weights.
+
+The reductions are those of RLEKF (Hu et al., AAAI 2023): with s the signs of the errors, the observation is a sum with
+these signs, so its error is a sum of absolute errors. For N atoms, a batch of B frames and a prefactor α:
+
+    energy   e = √B mean_b(α |ΔE_b|/N_b),                    H = (α/N_b) s_b ∂E_b/∂θ, mean over b;
+    forces   e = √B mean_b(mean over the group(α |ΔF|)/N_b),  the same with a group of atoms of every frame, drawn without
+             replacement;
+    virial   as forces, with the six independent components of W.
+
+All observations of a batch come from one evaluation; see `kalman` for how they are taken one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pwact_like.potentials.deep_potential import Evaluation
+from pwact_like.potentials.training_set import Batch
+from pwact_like.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from pwact_like.config.train import Optimizer
+
+_VOIGT = (0, 4, 8, 1, 2, 5)  # xx yy zz xy xz yz of a flattened 3 × 3 tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One scalar: ``value`` is differentiable by the weights, ``error`` is label − prediction of that scalar."""
+
+    kind: str
+    value: Tensor
+    error: float
+
+
+def draw_groups(seed: int, step: int, n_atoms: Tensor, n_select: int, group_size: int) -> list[Tensor]:
+    """Groups of atoms of a batch, without replacement; each group holds the same number of atoms of every frame.
+
+    Parameters
+    ----------
+    seed, step
+        Place of the draw: it does not depend on what was drawn before.
+    n_atoms
+        (n_frames,) atoms of each frame; the frames' atoms follow one another.
+    n_select, group_size
+        Atoms of a frame in all groups together, and in one group. Smaller frames give fewer.
+    """
+    counts = [int(count) for count in n_atoms]
+    first = np.cumsum([0, *counts[:-1]])
+    generator = np.random.default_rng([derive_seed(seed, "groups"), step])
+    drawn = [start + generator.permutation(count)[:n_select] for start, count in zip(first, counts, strict=True)]
+    n_groups = -(-max(len(atoms) for atoms in drawn) // group_size)
+    groups = [np.concatenate([atoms[g * group_size : (g + 1) * group_size] for atoms in drawn]) for g in range(n_groups)]
+    return [torch.from_numpy(group) for group in groups]
+
+
+def observe(result: Evaluation, batch: Batch, settings: Optimizer, seed: int, step: int) -> list[Observation]:
+    """The observations of a batch, in the order in which the filter takes them: energy, virial, forces."""
+    n_atoms = batch.n_atoms.cpu()
+    found = []
+    every_frame = torch.arange(batch.n_frames)
+    if settings.train_energy:
+        d_energy = batch.energies - result.energies[0]
+        found.append(_reduced("energy", result.energies[0], d_energy, every_frame, batch, settings.pre_fac_etot))
+    if settings.train_virial and result.virials is not None and bool(batch.has_virial.any()):
+        there = torch.nonzero(batch.has_virial > 0).squeeze(1)
+        frames = there.repeat_interleave(6)
+        values = result.virials[0].flatten(1)[there][:, _VOIGT].reshape(-1)
+        labels = batch.virials.flatten(1)[there][:, _VOIGT].reshape(-1)
+        found.append(_reduced("virial", values, labels - values, frames, batch, settings.pre_fac_virial))
+    if settings.train_force:
+        assert result.forces is not None
+        for drawn in draw_groups(seed, step, n_atoms, settings.nselect, settings.groupsize):
+            group = drawn.to(batch.atom_frame.device)
+            values = result.forces[0][group].reshape(-1)
+            errors = batch.forces[group].reshape(-1) - values
+            found.append(_reduced("force", values, errors, batch.atom_frame[group].repeat_interleave(3), batch, settings.pre_fac_force))
+    return found
+
+
+def _reduced(kind: str, values: Tensor, errors: Tensor, frame: Tensor, batch: Batch, prefactor: float) -> Observation:
+    """Σ_c w_c s_c h_c, w the mean over a frame's components, over N, over the frames, times the prefactor."""
+    errors = errors.detach()
+    per_frame = torch.bincount(frame.cpu(), minlength=batch.n_frames).to(values)
+    share = 1.0 / (per_frame.clamp_min(1.0) * batch.n_atoms.to(values) * int((per_frame > 0).sum()))
+    weights = torch.sign(errors) * (prefactor * share[frame.to(share.device)])
+    return Observation(kind, (weights * values).sum(), float((weights * errors).sum()))
+
+
+def gradients_of(observations: list[Observation], gradient: Tensor) -> Tensor:
+    """∂(value)/∂θ of each, (m, n_weights), by as many backward passes through the one graph.
+
+    Parameters
+    ----------
+    gradient
+        `FlatParameters.gradient`, into which the passes write; left at zero.
+    """
+    rows = gradient.new_empty((len(observations), len(gradient)))
+    for number, observation in enumerate(observations):
+        observation.value.backward(retain_graph=number + 1 < len(observations))
+        rows[number] = gradient
+        gradient.zero_()
+    return rows

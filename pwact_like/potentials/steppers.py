@@ -1,0 +1,215 @@
+"""One step of a training: what a batch does to the weights. Adam's and the Kalman filter's share one interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pwact_like.errors import DataError, JobError
+from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, scalings_from, start_in
+from pwact_like.potentials.covariance import BlockLayout, block_layout
+from pwact_like.potentials.deep_potential import DeepPotential
+from pwact_like.potentials.kalman import KalmanFilter, Memory
+from pwact_like.potentials.loss import Prefactors, SquaredErrors, learning_rate, loss_and_errors, prefactors
+from pwact_like.potentials.observations import gradients_of, observe
+from pwact_like.potentials.optimizer import Adam, FlatParameters
+from pwact_like.potentials.training_set import Batch, TrainingSet
+
+if TYPE_CHECKING:
+    from pwact_like.config.train import Optimizer
+
+
+class Stepper(ABC):
+    """Owns the optimizer of a model."""
+
+    rate_name: ClassVar[str]
+
+    @abstractmethod
+    def step(self, batch: Batch, number: int) -> SquaredErrors:
+        """Take step ``number`` (from 0) with a batch; gives the errors before it.
+
+        Raises
+        ------
+        JobError
+            When they are not finite.
+        """
+
+    @property
+    @abstractmethod
+    def rate(self) -> float:
+        """What the learning curve shows of the optimizer: the learning rate, or λ."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold to go on with the same bits."""
+
+    @abstractmethod
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """Take a `state` back.
+
+        Raises
+        ------
+        KeyError, ValueError
+            When it is another optimizer's or another model's.
+        """
+
+    def scalings(self) -> dict[str, NDArray[np.float64]]:
+        """What the model file keeps of the optimizer's coordinates."""
+        return {}
+
+
+def _insist_finite(errors: SquaredErrors, number: int, cure: str) -> None:
+    if not np.isfinite(errors.energy + errors.force + errors.virial):
+        raise JobError(
+            f"the training diverged at step {number + 1} (its errors are not finite): look for wrong labels or colliding atoms "
+            f"in the data, or {cure}"
+        )
+
+
+class AdamStepper(Stepper):
+    """Gradient descent on the loss of a batch."""
+
+    rate_name: ClassVar[str] = "lr"
+
+    def __init__(self, model: DeepPotential, settings: Optimizer, n_steps: int) -> None:
+        self._model, self._settings, self._n_steps = model, settings, n_steps
+        self._adam = Adam(FlatParameters(model), settings.weight_decay)
+        self._rate = settings.learning_rate
+
+    @property
+    def rate(self) -> float:
+        """See `Stepper`."""
+        return self._rate
+
+    def step(self, batch: Batch, number: int) -> SquaredErrors:
+        """See `Stepper`."""
+        self._rate = learning_rate(self._settings, number, self._n_steps)
+        result = self._model(batch.geometry, virials=self._settings.train_virial)
+        loss, errors = loss_and_errors(result, batch, prefactors(self._settings, self._rate))
+        _insist_finite(errors, number, "lower optimizer.learning_rate")
+        loss.backward()
+        self._adam.step(self._rate)
+        return errors
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Stepper`."""
+        return self._adam.state() | {"adam_steps": torch.tensor([self._adam.steps])}
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """See `Stepper`."""
+        _copy(self._adam.state(), arrays)
+        self._adam.steps = int(arrays["adam_steps"][0])
+
+
+class KalmanStepper(Stepper):
+    """The filter's updates with the observations of a batch.
+
+    Parameters
+    ----------
+    coordinates
+        What the filter's P refers to (see `coordinates`).
+    """
+
+    rate_name: ClassVar[str] = "lambda"
+
+    def __init__(self, model: DeepPotential, settings: Optimizer, seed: int, parameters: FlatParameters, coordinates: Coordinates) -> None:
+        self._model, self._settings, self._seed = model, settings, seed
+        self._parameters, self.coordinates = parameters, coordinates
+        dtype = torch.float32 if settings.p_float32 else torch.float64
+        start = torch.full_like(parameters.values, settings.p0_weight, dtype=dtype)
+        memory = Memory(settings.kalman_lambda, settings.kalman_nue, settings.p_ceiling)
+        self.filter = KalmanFilter(parameter_blocks(parameters, settings.block_size), start, memory)
+
+    @property
+    def rate(self) -> float:
+        """See `Stepper`."""
+        return self.filter.factor
+
+    def step(self, batch: Batch, number: int) -> SquaredErrors:
+        """See `Stepper`."""
+        settings = self._settings
+        result = self._model(batch.geometry, forces=True, virials=settings.train_virial)
+        with torch.no_grad():
+            errors = loss_and_errors(result, batch, Prefactors(0.0, 0.0, 0.0))[1]
+        _insist_finite(errors, number, "lower optimizer.p0_weight")
+        observations = observe(result, batch, settings, self._seed, number)
+        if not observations:
+            return errors
+        rows = self.coordinates.gradient(gradients_of(observations, self._parameters.gradient))
+        gains = [batch.n_frames**0.5] * len(observations)
+        change = self.filter.update(rows, [observation.error for observation in observations], gains=gains)
+        self._parameters.values.add_(self.coordinates.step(change))
+        return errors
+
+    def scalings(self) -> dict[str, NDArray[np.float64]]:
+        """See `Stepper`."""
+        return self.coordinates.arrays()
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Stepper`."""
+        # the scalings are not among it: they follow from the training data and the weights at the start
+        starts = torch.tensor(self.filter.layout.starts)
+        return {"values": self._parameters.values, "block_starts": starts, **self.filter.state()}
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """See `Stepper`."""
+        if tuple(arrays["block_starts"].tolist()) != self.filter.layout.starts:
+            raise ValueError("its covariance has other blocks")
+        _copy({"values": self._parameters.values}, arrays)
+        self.filter.restore(arrays)
+
+
+def new_stepper(
+    settings: Optimizer,
+    model: DeepPotential,
+    training: TrainingSet,
+    seed: int,
+    scalings: Mapping[str, NDArray[np.float64]],
+    n_steps: int,
+    *,
+    is_fresh: bool,
+) -> Stepper:
+    """The settings' optimizer for a model on its device.
+
+    Parameters
+    ----------
+    scalings
+        Coordinates that a warm start carries on; without any they come from the training data.
+    is_fresh
+        The weights were just drawn: a filter takes them as weights of its coordinates.
+    """
+    if settings.name == "ADAM":
+        return AdamStepper(model, settings, n_steps)
+    found = scalings_from(scalings) or descriptor_scalings(model, training)
+    parameters = FlatParameters(model)
+    where = parameters.values.device
+    coordinates = Coordinates({name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}, parameters.layout)
+    if is_fresh:
+        start_in(coordinates, parameters)
+    return KalmanStepper(model, settings, seed, parameters, coordinates)
+
+
+def parameter_blocks(parameters: FlatParameters, block_size: int) -> BlockLayout:
+    """The filter's blocks for a model's parameters."""
+    sizes = [int(np.prod(shape)) for _, _, shape in parameters.layout]
+    return block_layout(sizes, block_size)
+
+
+def _copy(targets: Mapping[str, Tensor], arrays: Mapping[str, Tensor]) -> None:
+    for name, tensor in targets.items():
+        if arrays[name].shape != tensor.shape:
+            raise DataError(f"{name} has {arrays[name].numel()} numbers, and the model has {tensor.numel()} parameters")
+        tensor.copy_(arrays[name])
+
+
+def stepper_facts(stepper: Stepper) -> dict[str, Any]:
+    """What the model file tells of the optimizer."""
+    if isinstance(stepper, KalmanStepper):
+        return {"optimizer": "LKF", "observations": stepper.filter.n_observations, "blocks": list(stepper.filter.layout.starts)}
+    return {"optimizer": "ADAM"}

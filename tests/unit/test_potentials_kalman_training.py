@@ -1,0 +1,198 @@
+"""Training with the Kalman filter: observations, coordinates, warm start, virials, several elements, single precision."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from test_potentials_training import SPEC, arrays_of, emt_frames, prepared, settings_for  # noqa: E402
+
+from pwact_like.config.train import Optimizer  # noqa: E402
+from pwact_like.errors import DataError  # noqa: E402
+from pwact_like.potentials import checkpoint  # noqa: E402
+from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, start_in  # noqa: E402
+from pwact_like.potentials.deep_potential import DeepPotential, descriptors  # noqa: E402
+from pwact_like.potentials.observations import draw_groups, gradients_of, observe  # noqa: E402
+from pwact_like.potentials.optimizer import FlatParameters  # noqa: E402
+from pwact_like.potentials.steppers import KalmanStepper  # noqa: E402
+from pwact_like.potentials.training import train  # noqa: E402
+from pwact_like.potentials.training_set import TrainingSet  # noqa: E402
+
+LKF = {"name": "LKF", "block_size": 200}
+
+
+@pytest.fixture
+def data() -> tuple[DeepPotential, TrainingSet]:
+    model = DeepPotential(SPEC, seed=3)
+    return model, TrainingSet(prepared(emt_frames(5, 1)), SPEC, model.davg, model.dstd)
+
+
+def test_groups_are_drawn_without_replacement_and_by_place(data) -> None:
+    _, frames = data
+    n_atoms = frames.batch([0, 1, 2]).n_atoms  # 8, 4 and 4 atoms
+    groups = draw_groups(7, 11, n_atoms, n_select=6, group_size=3)
+    drawn = torch.cat(groups).numpy()
+    assert len(np.unique(drawn)) == len(drawn) == 6 + 4 + 4 and drawn.max() < 16
+    assert [len(group) for group in groups] == [9, 5]
+    again = draw_groups(7, 11, n_atoms, n_select=6, group_size=3)
+    assert all(torch.equal(a, b) for a, b in zip(groups, again, strict=True))
+    assert not torch.equal(groups[0], draw_groups(7, 12, n_atoms, n_select=6, group_size=3)[0])
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 1, 2]])
+def test_observations_are_the_reductions_of_their_table(data, indices) -> None:
+    """Errors against the formulas written out with loops, and H against finite differences."""
+    model, frames = data
+    settings = Optimizer(name="LKF", train_virial=True, nselect=4, groupsize=2)
+    batch = frames.batch(indices)
+    parameters = FlatParameters(model)
+    result = model(batch.geometry, virials=True)
+    found = observe(result, batch, settings, seed=1, step=2)
+    assert [each.kind for each in found] == ["energy", "virial", "force", "force"]
+    n = batch.n_atoms.numpy()
+    d_energy = (batch.energies - result.energies[0]).detach().numpy()
+    assert found[0].error == pytest.approx(np.mean(settings.pre_fac_etot * np.abs(d_energy) / n))
+    d_virial = (batch.virials - result.virials[0]).detach().numpy()
+    independent = np.stack([d_virial[:, a, b] for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))], axis=1)
+    assert found[1].error == pytest.approx(np.mean(settings.pre_fac_virial * np.abs(independent).mean(axis=1) / n))
+    d_force = np.abs((batch.forces - result.forces[0]).detach().numpy())
+    owner = batch.atom_frame.numpy()
+    for each, group in zip(found[2:], draw_groups(1, 2, batch.n_atoms, 4, 2), strict=True):
+        group = group.numpy()
+        means = [d_force[group[owner[group] == b]].mean() / n[b] for b in range(len(n))]
+        assert each.error == pytest.approx(settings.pre_fac_force * np.mean(means))
+
+    rows = gradients_of(found, parameters.gradient)
+    start, step = parameters.values.clone(), 1e-5
+    signs = [torch.sign(batch.energies - result.energies[0]).detach()]
+    for place in np.random.default_rng(0).choice(len(start), size=12, replace=False):
+        values = []
+        for sign in (1.0, -1.0):
+            parameters.values.copy_(start)
+            parameters.values[place] += sign * step
+            moved = model(batch.geometry, virials=True)
+            values.append(float((signs[0] * moved.energies[0] / batch.n_atoms).mean()) * settings.pre_fac_etot)
+        parameters.values.copy_(start)
+        assert float(rows[0, place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-8)
+
+
+def test_gradients_of_force_and_virial_observations_are_finite_differences(data) -> None:
+    """The signs are those of the errors at the start, so errors fall linearly along the weights: e(θ + tδ) = e − t H·δ."""
+    model, frames = data
+    settings = Optimizer(name="LKF", train_virial=True)
+    batch = frames.batch([0])
+    parameters = FlatParameters(model)
+    found = observe(model(batch.geometry, virials=True), batch, settings, 1, 2)
+    rows = gradients_of(found, parameters.gradient)
+    assert float(parameters.gradient.abs().max()) == 0.0
+    direction = torch.randn(len(parameters.values), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for t in (1e-7, -1e-7):
+        parameters.values.add_(direction, alpha=t)
+        errors.append([each.error for each in observe(model(batch.geometry, virials=True), batch, settings, 1, 2)])
+        parameters.values.sub_(direction, alpha=t)
+    slope = (np.array(errors[0]) - np.array(errors[1])) / 2e-7
+    np.testing.assert_allclose(slope, -(rows @ direction).numpy(), rtol=1e-5)
+
+
+def test_coordinates_are_a_linear_map_and_its_transpose(data) -> None:
+    """h·(Tδ) = (Tᵀh)·δ, and the first layer sees what was promised."""
+    model, frames = data
+    parameters = FlatParameters(model)
+    scalings = descriptor_scalings(model, frames)
+    coordinates = Coordinates(scalings, parameters.layout)
+    generator = torch.Generator().manual_seed(1)
+    h, d = (torch.randn((4, len(parameters.values)), dtype=torch.float64, generator=generator) for _ in range(2))
+    assert torch.allclose((h * coordinates.step(d)).sum(dim=1), (coordinates.gradient(h) * d).sum(dim=1), rtol=1e-10)
+
+    seen = {kind: [] for kind in range(2)}
+    for index in range(len(frames)):
+        for kind, found in descriptors(model, frames.batch([index]).geometry).items():
+            seen[kind].append(found)
+    drawn = [net[0].weight.detach().clone() for net in model.fitting], [net[0].bias.detach().clone() for net in model.fitting]
+    start_in(coordinates, parameters)
+    for kind in range(2):
+        x = torch.cat(seen[kind])
+        mean, size = scalings[f"fitting.{kind}.0"]
+        assert torch.allclose(mean, x.mean(dim=0)) and torch.allclose(size, x.square().mean().sqrt().expand_as(size))
+        wanted = ((x - mean) / size) @ drawn[0][kind] + drawn[1][kind]
+        assert torch.allclose(x @ model.fitting[kind][0].weight + model.fitting[kind][0].bias, wanted, atol=1e-10)
+    again = Coordinates({name: pair for name, pair in scalings.items()}, parameters.layout)
+    assert {name: array.tobytes() for name, array in again.arrays().items()} == {
+        name: array.tobytes() for name, array in coordinates.arrays().items()
+    }
+
+
+def test_two_elements_of_mixed_sizes_are_learnt(tmp_path: Path) -> None:
+    frames, valid = emt_frames(12, 1), emt_frames(6, 2)
+    settings = settings_for(tmp_path, frames, valid, epochs=30, **LKF)
+    result = train(settings, tmp_path / "out", progress=False)
+    with (tmp_path / "out" / "lcurve.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["valid_force_rmse_ev_per_ang"]]
+    assert result.valid["force_rmse_ev_per_ang"] < 0.25 * float(rows[0]["valid_force_rmse_ev_per_ang"])
+    assert float(rows[-1]["lr"]) > 0.985, "the column holds λ"
+    assert "lambda" in (tmp_path / "out" / "train.log").read_text()
+
+
+def test_virials_are_trained_when_wanted(tmp_path: Path) -> None:
+    frames, errors = emt_frames(6, 1, gold=False), {}
+    for wanted in (False, True):
+        settings = settings_for(
+            tmp_path, frames, frames, epochs=12, train_virial=wanted, **LKF, **({"pre_fac_virial": 4.0} if wanted else {})
+        )
+        errors[wanted] = train(settings, tmp_path / str(wanted), progress=False).valid["virial_rmse_ev_per_atom"]
+    assert errors[True] < 0.7 * errors[False]
+
+
+def test_forces_alone_or_energies_alone(tmp_path: Path) -> None:
+    frames = emt_frames(4, 1)
+    for name, wanted in (("force", {"train_energy": False}), ("energy", {"train_force": False})):
+        assert train(settings_for(tmp_path, frames, **LKF, **wanted), tmp_path / name, progress=False).model.exists()
+
+
+def test_warm_start_carries_weights_and_coordinates_and_begins_with_a_new_covariance(tmp_path: Path) -> None:
+    train(settings_for(tmp_path, emt_frames(4, 1), **LKF), tmp_path / "first", progress=False)
+    before = arrays_of(tmp_path / "first" / "model.pt")
+    assert before["scaling.fitting.0.0.mean"].shape == (24,)
+    settings = settings_for(tmp_path, emt_frames(3, 9), **LKF, p0_weight=1e-14)
+    train(settings, tmp_path / "second", init_model=tmp_path / "first" / "model.pt", progress=False)
+    after = arrays_of(tmp_path / "second" / "model.pt")
+    assert before.keys() == after.keys()
+    for name in before.keys() - {"header"}:
+        if name.startswith(("scaling.", "d", "energy_bias")):
+            np.testing.assert_array_equal(after[name], before[name])
+        else:
+            np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    # an Adam-trained model has no coordinates: they come from the data, and the function does not change by that
+    train(settings_for(tmp_path, emt_frames(4, 1)), tmp_path / "adam", progress=False)
+    train(settings, tmp_path / "third", init_model=tmp_path / "adam" / "model.pt", progress=False)
+    np.testing.assert_allclose(
+        arrays_of(tmp_path / "third" / "model.pt")["fitting.0.0.weight"],
+        arrays_of(tmp_path / "adam" / "model.pt")["fitting.0.0.weight"],
+        atol=1e-6,
+    )
+
+
+def test_checkpoint_of_another_block_size_is_refused(tmp_path: Path, data) -> None:
+    model, _frames = data
+    parameters = FlatParameters(model)
+    coordinates = Coordinates({}, parameters.layout)
+    one, other = (KalmanStepper(model, Optimizer(name="LKF", block_size=size), 1, parameters, coordinates) for size in (100, 200))
+    checkpoint.write_checkpoint(tmp_path / "c.pt", "key", one, checkpoint.Progress(1, "", checkpoint.SquaredErrors()))
+    with pytest.raises(DataError, match="other blocks"):
+        checkpoint.resume(tmp_path / "c.pt", "key", other)
+
+
+def test_single_precision_covariance_trains_as_well(tmp_path: Path) -> None:
+    frames, valid = emt_frames(10, 1), emt_frames(6, 2)
+    errors = [
+        train(settings_for(tmp_path, frames, valid, epochs=25, p_float32=single, **LKF), tmp_path / str(single), progress=False)
+        for single in (False, True)
+    ]
+    double, single = (result.valid["force_rmse_ev_per_ang"] for result in errors)
+    assert single == pytest.approx(double, rel=0.2)
