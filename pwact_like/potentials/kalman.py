@@ -112,7 +112,7 @@ class KalmanFilter:
         count = len(errors)
         if not covariance.has_room(count):
             covariance.merge()
-        directions = covariance.scaled(gradients.t().to(covariance.dtype).contiguous())
+        directions = covariance.scaled(gradients.contiguous().t().to(covariance.dtype))  # columns together in memory
         columns = covariance.base_product(directions)
         # products[i, a, b] = H_aᵀ P_i H_b: all that the recursion over the m observations needs of the n weights
         products = covariance.by_block(directions, columns).cpu().double().numpy()
@@ -137,7 +137,7 @@ class KalmanFilter:
             forgotten *= self.factor
             self.factor = self.memory.rate * self.factor + 1.0 - self.memory.rate
             self.n_observations += 1
-        kept = torch.empty_like(columns)
+        kept = columns.new_empty(columns.shape[::-1]).t()
         step = torch.empty(self.layout.n_weights, dtype=covariance.dtype, device=columns.device)
         for number, part in enumerate(self.layout.slices()):
             kept[part] = columns[part] @ torch.from_numpy(mixing[number]).to(columns)

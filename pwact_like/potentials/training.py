@@ -24,6 +24,7 @@ from pwact_like.potentials.evaluation import errors_of, judge_files, labelled_fr
 from pwact_like.potentials.learning_curve import LearningCurve
 from pwact_like.potentials.loss import SquaredErrors
 from pwact_like.potentials.modelfile import save_model
+from pwact_like.potentials.self_knowledge import hold_out, learn_errors
 from pwact_like.potentials.start import find_start, new_model, refuse_unbuilt
 from pwact_like.potentials.steppers import Stepper, new_stepper, stepper_facts
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, content_hash, prepare_frames
@@ -123,6 +124,9 @@ def train(
     valid_frames = prepare_frames(labelled_frames(settings.valid_data, log), start.spec)
     if not train_frames:
         raise InputError(Problem("train_data", "there is no labelled frame in it", "give at least one"))
+    if settings.uncertainty is not None and not valid_frames:
+        train_frames, valid_frames = hold_out(train_frames, settings.uncertainty.valid_share, seed)
+        log(f"{len(valid_frames)} training frames are held out to calibrate the uncertainty (no valid_data)")
     model = start.model or new_model(start.spec, train_frames, seed)
     spec = model.spec
     _log_beginning(log, settings, model, train_frames, valid_frames, seed, init_model, where)
@@ -142,6 +146,9 @@ def train(
     if run.done < run.n_steps:
         return result
     valid = errors_of(model, validation).report(len(valid_frames)) if validation else None
+    if settings.uncertainty is not None and validation is not None:
+        run.save()  # what follows may take minutes, and would cost the whole training if it were cut off
+        learn_errors(model, training, validation, stepper, settings, folder, log)
     facts = {"seed": seed, "steps": run.n_steps, "train_frames": len(train_frames), "valid": valid, "warm_start": init_model is not None}
     model.to("cpu")
     save_model(folder / MODEL_NAME, model, facts | stepper_facts(stepper), stepper.scalings())
@@ -210,17 +217,18 @@ class _Run:
             while self.done < last:
                 self._step(bar)
                 if limit.is_near and self.done < self.n_steps:
-                    self._save()
+                    self.save()
                     raise out_of_time(f"stopped after step {self.done} of {self.n_steps}")
                 now = time.monotonic()
                 if now - saved_at >= self._interval_s and self.done < self.n_steps:
-                    self._save()
+                    self.save()
                     saved_at = now
         if self.done < self.n_steps:
-            self._save()
+            self.save()
         return (time.monotonic() - began) / max(1, self.done - first)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the checkpoint."""
         write_checkpoint(self._path, self._key, self._stepper, Progress(self.done, self._curve.rows, self._trained))
 
     def _order(self, epoch: int) -> list[int]:

@@ -1,0 +1,182 @@
+"""kpu.pt: what a model knows of its own errors, beside the model.
+
+It holds draws of the weights' covariance (KPU by sampling needs no more), on request the covariance itself (for exact
+KPU), the calibration that makes an uncertainty in eV/Å of it, and the pairs of predicted variance and true error on
+held-out labels that the calibration was fitted to, so that later labels can be added to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pwact_like.errors import DataError
+from pwact_like.potentials.block_matrix import BlockMatrix
+from pwact_like.potentials.checkpoint import parameters_digest
+from pwact_like.potentials.coordinates import Coordinates, scalings_from
+from pwact_like.potentials.covariance import BlockLayout
+from pwact_like.potentials.deep_potential import DeepPotential
+from pwact_like.potentials.geometry import Geometry
+from pwact_like.potentials.kpu import ExactKpu, SampledKpu, Variances
+from pwact_like.potentials.modelfile import SCALING, VERSION, read_arrays, write_arrays
+from pwact_like.uncertainty.calibration import Calibration, Pairs
+
+FORMAT = "pwact_like kpu"
+NAME = "kpu.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What kpu.pt holds.
+
+    Attributes
+    ----------
+    posterior
+        laplace, filter or last-layer.
+    samples
+        (S, n_weights) draws of N(0, P) as changes of the weights.
+    calibration
+        What is in force: σ² = α²·v + s², v the variance of an atom's force.
+    own_calibration
+        Of the validation frames alone: the scale of this model's variances.
+    pairs
+        Of the validation frames.
+    force_rms_ev_per_ang
+        Of the training labels' force components.
+    covariance, scalings
+        P by blocks and the coordinates that it refers to; None and empty when it was not kept.
+    members, factor
+        Files of a committee's members beside this one, and what their deviations must be multiplied by.
+    facts
+        More, for people: prior, frames, seconds.
+    """
+
+    posterior: str
+    samples: Tensor
+    calibration: Calibration
+    own_calibration: Calibration
+    pairs: Pairs
+    force_rms_ev_per_ang: float
+    covariance: BlockMatrix | None = None
+    scalings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
+    factor: float = 1.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def frame_values(self) -> NDArray[np.float64]:
+        """max_a σ_a of each validation frame, eV/Å: what the model thinks of structures like those it was trained on."""
+        sigma = self.calibration.sigma(self.pairs.variance)
+        return np.array([sigma[self.pairs.frame == frame].max() for frame in np.unique(self.pairs.frame)])
+
+
+def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> None:
+    """Write kpu.pt for a model."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": parameters_digest(model),
+        "posterior": knowledge.posterior,
+        "calibration": knowledge.calibration.to_dict(),
+        "own_calibration": knowledge.own_calibration.to_dict(),
+        "force_rms_ev_per_ang": knowledge.force_rms_ev_per_ang,
+        "starts": None if knowledge.covariance is None else list(knowledge.covariance.layout.starts),
+        "members": list(knowledge.members),
+        "factor": knowledge.factor,
+        "facts": dict(knowledge.facts),
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "samples": knowledge.samples.cpu().numpy(),
+        "pairs.variance": knowledge.pairs.variance,
+        "pairs.error": knowledge.pairs.error,
+        "pairs.frame": knowledge.pairs.frame,
+        **knowledge.scalings,
+    }
+    if knowledge.covariance is not None:
+        for number, block in enumerate(knowledge.covariance.blocks):
+            arrays[f"block.{number}"] = block[torch.tril_indices(*block.shape).unbind()].cpu().numpy()
+    write_arrays(path, header, arrays)
+
+
+def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
+    """Read the kpu.pt of a model.
+
+    Raises
+    ------
+    DataError
+        When it is missing, broken, or another model's.
+    """
+    header, arrays = read_arrays(path, FORMAT)
+    try:
+        if header["model"] != parameters_digest(model):
+            raise DataError(f"{path}: this is another model's uncertainty; give the kpu.pt that the model's own training left")
+        return Knowledge(
+            posterior=header["posterior"],
+            samples=torch.from_numpy(arrays["samples"]),
+            calibration=Calibration.from_dict(header["calibration"]),
+            own_calibration=Calibration.from_dict(header["own_calibration"]),
+            pairs=Pairs(arrays["pairs.variance"], arrays["pairs.error"], arrays["pairs.frame"]),
+            force_rms_ev_per_ang=float(header["force_rms_ev_per_ang"]),
+            covariance=_covariance(header["starts"], arrays),
+            scalings={name: array for name, array in arrays.items() if name.startswith(SCALING)},
+            members=tuple(header["members"]),
+            factor=float(header["factor"]),
+            facts=header["facts"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: header and arrays do not fit each other: {error}") from error
+
+
+def _covariance(starts: list[int] | None, arrays: Mapping[str, NDArray[Any]]) -> BlockMatrix | None:
+    if starts is None:
+        return None
+    layout = BlockLayout(tuple(starts))
+    blocks = []
+    for number, size in enumerate(layout.sizes):
+        block = torch.zeros((size, size), dtype=torch.float64)
+        lower = torch.tril_indices(size, size).unbind()
+        block[lower] = torch.from_numpy(arrays[f"block.{number}"])
+        block.t()[lower] = block[lower]
+        blocks.append(block)
+    return BlockMatrix(layout, blocks)
+
+
+class SelfAware:
+    """A model and its kpu.pt: calibrated uncertainties of structures.
+
+    Parameters
+    ----------
+    exact
+        Use the covariance, which kpu.pt must hold; else its draws.
+    """
+
+    def __init__(self, model: DeepPotential, knowledge: Knowledge, *, exact: bool = False, where: str = NAME) -> None:
+        self.model, self.knowledge = model, knowledge
+        if exact and knowledge.covariance is None:
+            raise DataError(
+                f"{where}: it holds draws of the covariance and not the covariance itself, so KPU can be sampled only; "
+                "train with uncertainty.keep_covariance true for exact KPU"
+            )
+        self._exact = None
+        if exact and knowledge.covariance is not None:
+            layout, first = [], 0
+            for name, parameter in model.named_parameters():
+                layout.append((name, first, tuple(parameter.shape)))
+                first += parameter.numel()
+            coordinates = Coordinates(scalings_from(knowledge.scalings), tuple(layout)) if knowledge.scalings else None
+            self._exact = ExactKpu(model, knowledge.covariance, coordinates)
+        self._sampled = SampledKpu(model, knowledge.samples)
+
+    def variances(self, geometry: Geometry) -> Variances:
+        """KPU as such, without scale."""
+        return self._exact.variances(geometry) if self._exact is not None else self._sampled.variances(geometry)
+
+    def sigma(self, geometry: Geometry) -> NDArray[np.float64]:
+        """σ of each atom's force, (N,), eV/Å."""
+        return self.knowledge.calibration.sigma(self.variances(geometry).force)
