@@ -8,9 +8,9 @@ from pwact_like.config.base import Settings
 from pwact_like.config.engines_known import canonical, unknown_engine_cure
 from pwact_like.config.matpl_keys import ADAM_ONLY, KALMAN_ONLY
 from pwact_like.config.reader import Reader, describe
-from pwact_like.config.sections import model_keys, read_data_paths
+from pwact_like.config.sections import listed, model_keys, read_data_paths
 from pwact_like.config.source import Pairs, Table, plain, read_json_file
-from pwact_like.config.train import Descriptor, Fitting, Optimizer, TrainSettings
+from pwact_like.config.train import Descriptor, Fitting, LabelledBefore, Optimizer, TrainSettings, UncertaintySettings
 from pwact_like.errors import InputError
 
 _OWN = model_keys(TrainSettings)
@@ -85,12 +85,47 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
             failed.add("init_model")
         else:
             given["init_model"] = start
+    if table.get("uncertainty") is not None:
+        handled.add("uncertainty")
+        uncertainty = _uncertainty(reader, table.get("uncertainty"), table.where("uncertainty"))
+        if uncertainty is None:
+            failed.add("uncertainty")
+        else:
+            given["uncertainty"] = uncertainty
     settings = reader.build(TrainSettings, table, given=given, failed=failed, handled=handled, train_rule=True)
     if quiet:
         del reader.notes[notes_before:]
     if settings is not None and settings.format:
         settings = _default_format(settings)
     return settings
+
+
+def _uncertainty(reader: Reader, value: Any, path: str) -> UncertaintySettings | None:
+    """The section ``uncertainty``; ``true`` stands for its defaults."""
+    table = Table(path, {}) if value is True else reader.table(value, path)
+    if table is None:
+        return None
+    given: dict[str, Any] = {}
+    failed = set()
+    entries = table.get("labelled")
+    if entries is not None:
+        found = []
+        for item, place in listed(entries, table.where("labelled")):
+            inner = reader.table(item, place)
+            if inner is None:
+                failed.add("labelled")
+                continue
+            files = {key: reader.path(inner.get(key), inner.where(key), what=what) for key, what in (("model", "model"), ("kpu", "kpu.pt"))}
+            data = read_data_paths(reader, inner.get("data"), inner.where("data"))
+            built = None
+            if data is not None and all(files.values()):
+                built = reader.build(LabelledBefore, inner, given={**files, "data": data}, handled=("model", "kpu", "data"))
+            if built is None:
+                failed.add("labelled")
+            else:
+                found.append(built)
+        given["labelled"] = tuple(found)
+    return reader.build(UncertaintySettings, table, given=given, failed=failed, handled=("labelled",))
 
 
 def read_engine_key(reader: Reader, table: Table, engine: str) -> str:

@@ -109,7 +109,7 @@ class Optimizer(Settings):
         default=1.0, description="Kalman filter: initial covariance is p0_weight times the identity (MatPL: 0.01)."
     )
     p_ceiling: PositiveFloat = Field(
-        default=1e6, description="Kalman filter: forgetting raises no weight's variance above this (MatPL has no such bound)."
+        default=1e7, description="Kalman filter: forgetting raises no weight's variance above this (MatPL has no such bound)."
     )
     p_float32: bool = Field(default=False, description="Kalman filter: keep the covariance in single precision.")
     nselect: PositiveInt = Field(default=24, description="Kalman filter: atoms whose forces update the weights in a step.")
@@ -129,6 +129,38 @@ class Optimizer(Settings):
         if self.p_ceiling < self.p0_weight:
             raise ValueError(f"p_ceiling ({self.p_ceiling:g}) is below p0_weight ({self.p0_weight:g}), where the covariance starts")
         return self
+
+
+class LabelledBefore(Settings):
+    """Labels that came after a model was trained, with that model: what it had said of them is compared with what is true."""
+
+    model: Path = Field(description="Model file that explored.")
+    kpu: Path = Field(description="Its kpu.pt.")
+    data: tuple[DataPath, ...] = Field(description="The labels that followed.")
+
+
+class UncertaintySettings(Settings):
+    """What a training leaves besides the model: how wrong it is (kpu.pt), and members of a committee.
+
+    The strategy section of param.json fills it in a campaign.
+    """
+
+    kind: Literal["kpu", "kpu-committee"] = Field(default="kpu", description="kpu, or kpu-committee, which leaves members too.")
+    posterior: Literal["laplace", "filter", "last-layer"] = Field(
+        default="laplace",
+        description="Covariance of the weights: laplace (a pass over the training data at the final weights), filter (the Kalman "
+        "filter's own P) or last-layer (the output layers alone: cheapest).",
+    )
+    tau: PositiveFloat = Field(default=1e-4, description="laplace and last-layer: prior precision over the mean eigenvalue of the data's.")
+    samples: PositiveInt = Field(
+        default=16, description="Draws of the weights by which KPU is computed in MD; relative error √(2/samples)."
+    )
+    members: PositiveInt = Field(default=4, ge=2, description="kpu-committee: number of members.")
+    keep_covariance: bool = Field(default=False, description="Keep the covariance in kpu.pt, for exact KPU later (large).")
+    valid_share: Fraction = Field(
+        default=0.1, description="Without valid_data, this share of the training frames is held out and calibrates the uncertainty."
+    )
+    labelled: tuple[LabelledBefore, ...] = Field(default=(), description="Labels of earlier iterations, newest last, for recalibration.")
 
 
 class TrainSettings(Settings):
@@ -155,6 +187,9 @@ class TrainSettings(Settings):
     test_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: data that is only evaluated at the end.")
     init_model: Path | None = Field(default=None, description="Stand-alone training: model to start from.")
     format: str | None = Field(default=None, description="Stand-alone training: format of the data; guessed when left out.")
+    uncertainty: UncertaintySettings | None = Field(
+        default=None, description="Stand-alone training: what to learn of the model's own errors; left out: nothing."
+    )
     raw: dict[str, Any] = Field(default_factory=dict, description="The section as the user wrote it.")
 
     @field_validator("model_type", mode="before")

@@ -95,7 +95,7 @@ class _Covariance:
 def learn_errors(
     model: DeepPotential, training: TrainingSet, validation: TrainingSet, stepper: Stepper, settings: TrainSettings, folder: Path, log: Log
 ) -> Knowledge:
-    """Compute and write kpu.pt, uncertainty.json and, for a committee, member.000.pt …
+    """Compute and write kpu.pt, uncertainty.json and, for a committee, its members.
 
     Raises
     ------
