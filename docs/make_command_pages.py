@@ -77,8 +77,9 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "folders away by hand.",
     ),
     "filter": (
-        "pwact-like filter -i iter.0002/01.explore -l 0.1 -u 0.3 -s",
-        "Levels are compared with the table of deviations that the exploration left; nothing is computed again.",
+        "pwact-like filter -i iter.0002/01.explore -l 0.1 -u 0.3 -s\n"
+        "pwact-like filter -i iter.0002/01.explore --suggest --tolerance 0.2",
+        "Levels are compared with the table of deviations that the exploration left; nothing is computed again (but for --suggest).",
     ),
     "to_pwdata": (
         "pwact-like to_pwdata -i AIMD/MOVEMENT -f pwmat/movement -s PWdata -o 0.9\n"
@@ -87,7 +88,15 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "gather_pwdata": ("pwact-like gather_pwdata -i . --merge --out-format extxyz", ""),
     "train": ("pwact-like train train.json -o trained", ""),
-    "eval": ("pwact-like eval iter.0003/00.train/train.000/model.pt test.xyz --json", ""),
+    "eval": (
+        "pwact-like eval iter.0003/00.train/train.000/model.pt test.xyz --json\n"
+        "pwact-like eval iter.0003/00.train/train.000/model.pt hot.xyz --uncertainty hot",
+        "See [Which uncertainty should I use](../uncertainty.md) for what the figures of --uncertainty mean.",
+    ),
+    "kpu": (
+        "pwact-like kpu -m iter.0003/00.train/train.000/model.pt -c traj.xyz -s kpu_model_devi.out",
+        "See [Which uncertainty should I use](../uncertainty.md).",
+    ),
     "md": ("pwact-like md iter.0003/00.train/train.*/model.pt -s POSCAR --temp 600 --nsteps 5000 -o run600", ""),
     "label": ("pwact-like label POSCAR --engine xtb -o label.xyz", ""),
 }

@@ -6,7 +6,8 @@ Two ways to call it:
       does the work of a campaign's task folder, there; a run that was cut off goes on where it was.
 
   pwact-like md MODEL [MODEL ...] -s STRUCTURE --temp 300 --nsteps 1000
-      by hand. The first model drives the atoms; with several, model_devi.out holds their deviation.
+      by hand. The first model drives the atoms; with several, model_devi.out holds their deviation. With --kpu it holds what
+      the training of one model has learned of its errors: by itself, or through all its members (kpu-committee).
 
 It leaves traj.xyz (extended XYZ, every frame with its step), model_devi.out (DeePMD-kit's columns), md.log
 (temperature, pressure, energies, volume) and md_result.json. A run that goes astray (atoms collide, temperature, cell
@@ -65,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--taup", type=float, metavar="PS", help="relaxation time of the barostat (default: 0.5)")
     run.add_argument("--seed", type=int, metavar="N", help="seed of the start velocities (default: 1)")
     run.add_argument("--free", action="store_true", help="free boundaries instead of periodic ones")
+    run.add_argument("--kpu", metavar="FILE", help="kpu.pt of the model's training: the deviation is the calibrated uncertainty")
     run.add_argument("--format", metavar="NAME", help="format of the structure (default: guessed)")
     stop = parser.add_argument_group("when to stop (with models)")
     stop.add_argument("--stop-deviation", type=float, metavar="EV_PER_ANG", help="greatest force deviation (default: never)")
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     """Run it."""
     from pwact_like.data.formats import read_structure
     from pwact_like.engines.explorers.dynamics import run_md
-    from pwact_like.engines.explorers.potential import ModelPotential
+    from pwact_like.engines.explorers.kpu_potential import potential_for
 
     by_hand = not (len(args.source) == 1 and args.source[0].lower().endswith(".json"))
     if by_hand:
@@ -89,13 +91,13 @@ def run(args: argparse.Namespace) -> int:
     atoms = read_structure(settings.structure, settings.format)
     if by_hand and settings.md.boundary and not atoms.pbc.all():
         print(f"note: {settings.structure} has open directions, and the run takes all three as periodic (--free: none)", file=sys.stderr)
-    potential = ModelPotential(settings.models)
+    potential = potential_for(settings.models, settings.uncertainty)
     begin = time.monotonic()
     with _Bar(settings.md.nsteps) as bar:
         result = run_md(atoms, potential, settings, folder, bar.show)
     seconds = time.monotonic() - begin
     print(f"{folder / 'traj.xyz'}: {result.frames} of {result.frames_planned} frames, {result.step} steps, {seconds:.1f} s")
-    if potential.n_models > 1 and result.frames:
+    if potential.kind and result.frames:
         print(_deviation_line(folder))
     if result.ended:
         print(f"ended early, {result.ended}")
@@ -106,7 +108,7 @@ def _from_file(args: argparse.Namespace) -> MdInput:
     from pwact_like.engines.explorers.md_input import read_md_json
 
     given = [f"--{name.replace('_', '-')}" for name in (*_OPTIONS, "structure") if getattr(args, name) is not None]
-    given += [name for name, value in (("--free", args.free), ("--every-step", args.every_step)) if value]
+    given += [name for name, value in (("--free", args.free), ("--every-step", args.every_step), ("--kpu", args.kpu)) if value]
     if given:
         raise InputError(Problem(args.source[0], f"md.json says everything itself: {', '.join(given)} cannot be given with it"))
     return read_md_json(Path(args.source[0]))
@@ -120,6 +122,8 @@ def _by_hand(args: argparse.Namespace) -> MdInput:
     settings |= {"models": args.source, "boundary": not args.free, "deviation_every_step": args.every_step}
     if args.structure is not None:
         settings["structure"] = args.structure
+    if args.kpu is not None:
+        settings["uncertainty"] = {"kind": "kpu" if len(args.source) == 1 else "kpu-committee", "kpu": args.kpu}
     return from_settings(settings, Path.cwd(), "pwact-like md")
 
 
@@ -137,10 +141,15 @@ def _refuse_overwriting(folder: Path) -> None:
 def _deviation_line(folder: Path) -> str:
     import numpy as np
 
-    from pwact_like.uncertainty.table import read_table
+    from pwact_like.uncertainty.table import EV_PER_ANG, read_table
 
-    value = read_table(folder / "model_devi.out").value
-    return f"greatest force deviation along the run: {np.nanmax(value):.4f} eV/Å, at the frames' median {np.nanmedian(value):.4f} eV/Å"
+    table = read_table(folder / "model_devi.out")
+    if not np.isfinite(table.value).any():
+        return "force deviation along the run: not finite"
+    most, middle = np.nanmax(table.value), np.nanmedian(table.value)
+    if table.unit != EV_PER_ANG:
+        return f"greatest variance of a force along the run ({table.kind}, without unit): {most:.4g}, at the frames' median {middle:.4g}"
+    return f"greatest force deviation along the run: {most:.4f} eV/Å, at the frames' median {middle:.4f} eV/Å"
 
 
 class _Bar:

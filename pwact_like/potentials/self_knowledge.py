@@ -190,9 +190,7 @@ def _covariance(
     if wanted.posterior == "filter":
         if not isinstance(stepper, KalmanStepper):
             raise InputError(
-                Problem(
-                    "uncertainty.posterior", f"the filter's own covariance is asked for, and {settings.optimizer.name} trains", "use LKF"
-                )
+                Problem("uncertainty.posterior", f"{settings.optimizer.name} trains, which has no covariance", "use LKF, or laplace")
             )
         covariance = stepper.filter.covariance
         samples = stepper.coordinates.step(sample_covariance(covariance, count, draw_seed))
