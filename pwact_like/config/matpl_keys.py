@@ -20,8 +20,8 @@ FITTING_KEYS = frozenset(
 OPTIMIZER_KEYS = frozenset(
     """
     reset_epoch start_epoch max_norm norm_type clip_value t_0 t_mult lambda_1 lambda_2 warm_epochs scale_lr scale_method
-    scaling_method momentum gamma step scheduler stop_step decay_step train_ei train_egroup train_charge train_charge_ion train_bec
-    train_bec_ion pre_fac_ei pre_fac_egroup pre_fac_charge pre_fac_bec start_pre_fac_ei start_pre_fac_egroup start_pre_fac_charge
+    scaling_method momentum gamma step scheduler stop_step decay_step train_egroup train_charge train_charge_ion train_bec
+    train_bec_ion pre_fac_egroup pre_fac_charge pre_fac_bec start_pre_fac_ei start_pre_fac_egroup start_pre_fac_charge
     start_pre_fac_bec end_pre_fac_ei end_pre_fac_egroup end_pre_fac_charge end_pre_fac_bec
     """.split()
 )
@@ -42,6 +42,8 @@ KALMAN_ONLY = (
     "pre_fac_etot",
     "pre_fac_force",
     "pre_fac_virial",
+    "train_ei",
+    "pre_fac_ei",
     "block_size",
     "kalman_lambda",
     "kalman_nue",

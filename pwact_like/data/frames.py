@@ -25,11 +25,14 @@ class Label:
     virial_ev
         Shape (3, 3), eV, W = −V·σ (tr W > 0 under compression), without the kinetic part; None when the program
         gave none (a missing virial is masked in training, never taken as zero).
+    atomic_energies_ev
+        Shape (n_atoms,), eV: a program's own partition of the energy (PWmat's), with their sum equal to it; None elsewhere.
     """
 
     energy_ev: float
     forces_ev_per_ang: NDArray[np.float64]
     virial_ev: NDArray[np.float64] | None = None
+    atomic_energies_ev: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ these signs, so its error is a sum of absolute errors. For N atoms, a batch of B
     energy   e = √B mean_b(α |ΔE_b|/N_b),                    H = (α/N_b) s_b ∂E_b/∂θ, mean over b;
     forces   e = √B mean_b(mean over the group(α |ΔF|)/N_b),  the same with a group of atoms of every frame, drawn without
              replacement;
-    virial   as forces, with the six independent components of W.
+    virial   as forces, with the six independent components of W;
+    atomic   as forces, with the energies of the same groups of atoms, where the data have them (PWmat's partition; the
+             elements' reference energies, which a partition shares out in its own way, are left out of it).
 
 All observations of a batch come from one evaluation; see `kalman` for how they are taken one after the other.
 """
@@ -61,7 +63,7 @@ def draw_groups(seed: int, step: int, n_atoms: Tensor, n_select: int, group_size
 
 
 def observe(result: Evaluation, batch: Batch, settings: Optimizer, seed: int, step: int) -> list[Observation]:
-    """The observations of a batch, in the order in which the filter takes them: energy, virial, forces."""
+    """The observations of a batch, in the order in which the filter takes them: energy, virial, atomic energies, forces."""
     n_atoms = batch.n_atoms.cpu()
     found = []
     every_frame = torch.arange(batch.n_frames)
@@ -74,10 +76,19 @@ def observe(result: Evaluation, batch: Batch, settings: Optimizer, seed: int, st
         values = result.virials[0].flatten(1)[there][:, _VOIGT].reshape(-1)
         labels = batch.virials.flatten(1)[there][:, _VOIGT].reshape(-1)
         found.append(_reduced("virial", values, labels - values, frames, batch, settings.pre_fac_virial))
+    wants_groups = settings.train_force or settings.train_ei
+    groups = draw_groups(seed, step, n_atoms, settings.nselect, settings.groupsize) if wants_groups else []
+    groups = [group.to(batch.atom_frame.device) for group in groups]
+    if settings.train_ei:
+        for group in groups:
+            known = group[torch.isfinite(batch.atomic_energies[group])]
+            if len(known):
+                values = result.atomic_energies[0][known]
+                errors = batch.atomic_energies[known] - values
+                found.append(_reduced("atomic", values, errors, batch.atom_frame[known], batch, settings.pre_fac_ei))
     if settings.train_force:
         assert result.forces is not None
-        for drawn in draw_groups(seed, step, n_atoms, settings.nselect, settings.groupsize):
-            group = drawn.to(batch.atom_frame.device)
+        for group in groups:
             values = result.forces[0][group].reshape(-1)
             errors = batch.forces[group].reshape(-1) - values
             found.append(_reduced("force", values, errors, batch.atom_frame[group].repeat_interleave(3), batch, settings.pre_fac_force))

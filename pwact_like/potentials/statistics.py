@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -69,3 +70,22 @@ def reference_energies(frames: Sequence[TrainingFrame], n_types: int) -> torch.T
     counts = np.array([np.bincount(frame.types, minlength=n_types) for frame in frames], dtype=np.float64)
     energies = np.array([frame.energy_ev for frame in frames])
     return torch.from_numpy(np.linalg.lstsq(counts, energies, rcond=None)[0])
+
+
+def aligned_atomic_energies(frames: Sequence[TrainingFrame], bias: torch.Tensor) -> list[TrainingFrame]:
+    """The frames with atomic energies whose mean for each element is the model's reference energy (n_types,), eV.
+
+    A program shares the energy out among elements in its own way; forces and energies cannot tell how, so only what
+    differs between atoms of one element is trained on.
+    """
+    known = [frame for frame in frames if frame.atomic_energies_ev is not None]
+    if not known:
+        return list(frames)
+    types = np.concatenate([frame.types for frame in known])
+    values = np.concatenate([frame.atomic_energies_ev for frame in known if frame.atomic_energies_ev is not None])
+    counts = np.maximum(np.bincount(types, minlength=len(bias)), 1)
+    shift = bias.cpu().numpy() - np.bincount(types, weights=values, minlength=len(bias)) / counts
+    return [
+        frame if frame.atomic_energies_ev is None else replace(frame, atomic_energies_ev=frame.atomic_energies_ev + shift[frame.types])
+        for frame in frames
+    ]

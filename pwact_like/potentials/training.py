@@ -26,6 +26,7 @@ from pwact_like.potentials.loss import SquaredErrors
 from pwact_like.potentials.modelfile import save_model
 from pwact_like.potentials.self_knowledge import hold_out, learn_errors
 from pwact_like.potentials.start import find_start, new_model, refuse_unbuilt
+from pwact_like.potentials.statistics import aligned_atomic_energies
 from pwact_like.potentials.steppers import Stepper, new_stepper, stepper_facts
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, content_hash, prepare_frames
 from pwact_like.seeds import derive_seed
@@ -131,6 +132,8 @@ def train(
     spec = model.spec
     _log_beginning(log, settings, model, train_frames, valid_frames, seed, init_model, where)
 
+    if settings.optimizer.train_ei:
+        train_frames = aligned_atomic_energies(train_frames, model.energy_bias)
     model.to(where)
     training = TrainingSet(train_frames, spec, model.davg, model.dstd, where)
     optimizer = settings.optimizer
@@ -284,3 +287,5 @@ def _log_beginning(
     log(f"{settings.optimizer}")
     if settings.optimizer.train_virial and n_virials == 0:
         raise DataError("train_virial is true, and no training frame has a virial: set it to false, or give data with virials")
+    if settings.optimizer.train_ei and not any(frame.atomic_energies_ev is not None for frame in train_frames):
+        raise DataError("train_ei is true, and no training frame has atomic energies: set it to false, or give PWmat's MOVEMENT files")

@@ -31,8 +31,8 @@ class TrainingFrame:
         (n_atoms,) place of each atom's element in the type map.
     pair_i, pair_j, vectors
         Pairs within Rmax, each once, and x_j − x_i in Å.
-    energy_ev, forces_ev_per_ang, virial_ev
-        The label; virial_ev is None where there is none.
+    energy_ev, forces_ev_per_ang, virial_ev, atomic_energies_ev
+        The label; None where there is none of a kind.
     """
 
     types: NDArray[np.int64]
@@ -42,6 +42,7 @@ class TrainingFrame:
     energy_ev: float
     forces_ev_per_ang: NDArray[np.float64]
     virial_ev: NDArray[np.float64] | None
+    atomic_energies_ev: NDArray[np.float64] | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -65,6 +66,8 @@ class Batch:
         (n_atoms of all,) frame of each atom.
     virials, has_virial
         (n_frames, 3, 3) eV, zero where ``has_virial`` (n_frames,) is 0.
+    atomic_energies
+        (n_atoms of all,) eV, NaN where a frame has none.
     """
 
     geometry: Geometry
@@ -74,6 +77,7 @@ class Batch:
     atom_frame: Tensor
     virials: Tensor
     has_virial: Tensor
+    atomic_energies: Tensor
 
     @property
     def n_frames(self) -> int:
@@ -106,7 +110,10 @@ def prepare_frame(frame: Frame, spec: DeepPotSpec, where: str) -> TrainingFrame:
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     vectors = pairs.vectors(atoms.positions, atoms.cell.array)
-    return TrainingFrame(types, pairs.i, pairs.j, vectors, float(label.energy_ev), forces, virial)
+    atomic = None if label.atomic_energies_ev is None else np.asarray(label.atomic_energies_ev, dtype=np.float64)
+    if atomic is not None and not (atomic.shape == (len(atoms),) and np.isfinite(atomic).all()):
+        raise DataError(f"{where}: its atomic energies are not {len(atoms)} finite numbers (leave them out)")
+    return TrainingFrame(types, pairs.i, pairs.j, vectors, float(label.energy_ev), forces, virial, atomic)
 
 
 def prepare_frames(frames: Iterable[tuple[str, Frame]], spec: DeepPotSpec) -> list[TrainingFrame]:
@@ -135,8 +142,14 @@ def content_hash(frames: Sequence[TrainingFrame]) -> str:
     for frame in frames:
         for array in (frame.types, frame.vectors, frame.forces_ev_per_ang, np.array([frame.energy_ev])):
             digest.update(np.ascontiguousarray(array).tobytes())
+        if frame.atomic_energies_ev is not None:
+            digest.update(np.ascontiguousarray(frame.atomic_energies_ev).tobytes())
         digest.update(b"-" if frame.virial_ev is None else np.ascontiguousarray(frame.virial_ev).tobytes())
     return digest.hexdigest()
+
+
+def _atomic(frame: TrainingFrame) -> NDArray[np.float64]:
+    return np.full(frame.n_atoms, np.nan) if frame.atomic_energies_ev is None else frame.atomic_energies_ev
 
 
 class TrainingSet:
@@ -206,5 +219,6 @@ class TrainingSet:
             atom_frame=torch.from_numpy(atom_frame),
             virials=torch.from_numpy(np.stack(virials)),
             has_virial=torch.tensor([frame.virial_ev is not None for frame in frames], dtype=torch.float64),
+            atomic_energies=torch.from_numpy(np.concatenate([_atomic(frame) for frame in frames])),
         )
         return batch if self._device.type == "cpu" else moved(batch, self._device)

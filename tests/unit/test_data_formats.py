@@ -315,3 +315,22 @@ def test_truncated_extxyz_on_demand(tmp_path):
         read_frames(tmp_path / "a.xyz")
     result = read_labelled(tmp_path / "a.xyz", truncated_ok=True)
     assert len(result.frames) == 2 and result.rejected[0][0] == 2
+
+
+def test_pwmat_atomic_energies_sum_up_to_ep_and_survive_extxyz(tmp_path):
+    """The block and the dE of its header make up Ep; our extxyz files keep them to the last digit."""
+    lines = (ROOT / "tests" / "data" / "data" / "MOVEMENT").read_text().splitlines(keepends=True)
+    n_atoms = int(lines[0].split()[0])
+    end = next(index for index, line in enumerate(lines) if line.strip().startswith("-------"))
+    frame = [line for line in lines[:end] if "Atomic-Energy" not in line]
+    block = [f"  29   {index + 0.25:.10E}   1.0  2.0\n" for index in range(n_atoms)]
+    path = tmp_path / "MOVEMENT"
+    path.write_text("".join([*frame, "Atomic-Energy, Etot(eV),E_nonloc(eV),Q_atom:dE(eV)=  -0.3E+06\n", *block, lines[end]]))
+    (found,) = read_frames(path)
+    atomic = found.label.atomic_energies_ev
+    assert atomic.sum() == pytest.approx(found.label.energy_ev, rel=1e-12)
+    np.testing.assert_allclose(np.diff(atomic), 1.0)
+    write_frames(tmp_path / "out.xyz", [found])
+    np.testing.assert_array_equal(read_frames(tmp_path / "out.xyz")[0].label.atomic_energies_ev, atomic)
+    (plain,) = read_frames(ROOT / "tests" / "data" / "data" / "MOVEMENT")[:1]
+    assert plain.label.atomic_energies_ev is None or len(plain.label.atomic_energies_ev) == n_atoms

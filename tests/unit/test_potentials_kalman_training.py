@@ -13,10 +13,13 @@ torch = pytest.importorskip("torch")
 from test_potentials_training import SPEC, arrays_of, emt_frames, prepared, settings_for  # noqa: E402
 
 from pwact_like.config.train import Optimizer  # noqa: E402
+from pwact_like.data.frames import Frame, Label  # noqa: E402
 from pwact_like.errors import DataError  # noqa: E402
 from pwact_like.potentials import checkpoint  # noqa: E402
+from pwact_like.potentials.committee import Committee  # noqa: E402
 from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, start_in  # noqa: E402
 from pwact_like.potentials.deep_potential import DeepPotential, descriptors  # noqa: E402
+from pwact_like.potentials.modelfile import read_model  # noqa: E402
 from pwact_like.potentials.observations import draw_groups, gradients_of, observe  # noqa: E402
 from pwact_like.potentials.optimizer import FlatParameters  # noqa: E402
 from pwact_like.potentials.steppers import KalmanStepper  # noqa: E402
@@ -196,3 +199,27 @@ def test_single_precision_covariance_trains_as_well(tmp_path: Path) -> None:
     ]
     double, single = (result.valid["force_rmse_ev_per_ang"] for result in errors)
     assert single == pytest.approx(double, rel=0.2)
+
+
+def test_atomic_energies_are_trained_when_wanted(tmp_path: Path) -> None:
+    """A model's own partition, with gold's share moved to copper, is learnt but for the share."""
+    teacher = DeepPotential(SPEC, seed=11)
+    frames = []
+    for frame in emt_frames(6, 1):
+        said = Committee([teacher]).compute(frame.atoms)
+        atomic = said.atomic_energies[0]
+        moved = atomic + np.where(frame.atoms.numbers == 79, -5.0, 0.0)
+        frames.append(Frame(frame.atoms, Label(float(said.energies_ev[0]), said.forces[0], None, moved)))
+    spread = {}
+    for wanted in (False, True):
+        settings = settings_for(tmp_path, frames, epochs=12, train_ei=wanted, pre_fac_ei=3.0, **LKF)
+        model = read_model(train(settings, tmp_path / str(wanted), progress=False).model)[0]
+        errors = {29: [], 79: []}
+        for frame in frames:
+            said = Committee([model]).compute(frame.atoms).atomic_energies[0]
+            for number in errors:
+                errors[number].extend((said - frame.label.atomic_energies_ev)[frame.atoms.numbers == number])
+        spread[wanted] = np.std(errors[29])
+    assert spread[True] < 0.5 * spread[False]
+    with pytest.raises(DataError, match="no training frame has atomic energies"):
+        train(settings_for(tmp_path, emt_frames(3, 1), train_ei=True, **LKF), tmp_path / "none", progress=False)

@@ -162,10 +162,11 @@ def labelled_frame(
     path: Path,
     step: int,
     level_of_theory: str = "",
+    atomic_energies_ev: NDArray[np.float64] | None = None,
 ) -> Frame:
     """A frame with its label and its place in a file."""
     virial = None if virial_ev is None else np.array(virial_ev, dtype=np.float64).reshape(3, 3)
-    label = Label(float(energy_ev), np.array(forces_ev_per_ang, dtype=np.float64).reshape(-1, 3), virial)
+    label = Label(float(energy_ev), np.array(forces_ev_per_ang, dtype=np.float64).reshape(-1, 3), virial, atomic_energies_ev)
     return Frame(atoms, label, Origin(source=str(path), step=step), level_of_theory)
 
 

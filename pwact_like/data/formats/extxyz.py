@@ -19,6 +19,8 @@ from pwact_like.data.frames import Frame, Label, Origin
 from pwact_like.errors import DataError
 from pwact_like.units import virial_from_stress
 
+_ATOMIC = "atomic_energies"  # a list of numbers in the comment line, ours alone
+
 
 def iter_extxyz(path: Path) -> Iterator[Item]:
     """Frames of a file, or of every .xyz file below a folder (pwdata's writer makes a folder with train.xyz in it)."""
@@ -108,7 +110,8 @@ def to_frame(raw: XyzFrame, path: Path, index: int, reader: LineReader) -> Frame
     energy_ev = _number(pairs, ("free_energy", "energy"), where)
     label = None
     if energy_ev is not None and raw.forces is not None:
-        label = Label(energy_ev, raw.forces, _virial(raw, where))
+        atomic = vector(pairs[_ATOMIC], len(raw.atoms), f"{where}: {_ATOMIC}") if _ATOMIC in pairs else None
+        label = Label(energy_ev, raw.forces, _virial(raw, where), atomic)
     return Frame(raw.atoms, label, origin, pairs.get("level_of_theory", ""))
 
 
@@ -131,6 +134,8 @@ def frame_text(frame: Frame) -> str:
         pairs["energy"] = float(label.energy_ev)
         if label.virial_ev is not None:
             pairs["virial"] = np.asarray(label.virial_ev, dtype=np.float64)
+        if label.atomic_energies_ev is not None:
+            pairs[_ATOMIC] = np.asarray(label.atomic_energies_ev, dtype=np.float64)
     origin = frame.origin
     if frame.level_of_theory:
         pairs["level_of_theory"] = frame.level_of_theory

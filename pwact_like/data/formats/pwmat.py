@@ -76,6 +76,8 @@ def _movement_frame(reader: LineReader, header: str, n_atoms: int, index: int) -
             found["numbers"], found["scaled"] = _position_block(reader, n_atoms)
         elif name.startswith("force"):
             found["forces"] = 0.0 - numbers(reader, reader.block(n_atoms, "forces"), slice(1, 4), 3)
+        elif name.startswith("atomic-energy"):
+            found["atomic"] = numbers(reader, reader.block(n_atoms, "atomic energies"), slice(1, 2), 1).ravel()
     missing = [block for block in ("cell", "scaled") if block not in found]
     if missing:
         raise reader.wrong(f"frame {index} (from 0) has no {'lattice' if missing[0] == 'cell' else 'positions'}")
@@ -85,7 +87,11 @@ def _movement_frame(reader: LineReader, header: str, n_atoms: int, index: int) -
     virial = found.get("virial")
     if virial is not None and not virial.any():
         virial = None  # nine exact zeros: PWmat did not compute it, and a missing virial is never taken as zero
-    return labelled_frame(atoms, energy_ev, found["forces"], virial, reader.path, index)
+    atomic = found.get("atomic")
+    if atomic is not None:
+        # the block's sum and the dE of its header make up Ep; dE belongs to no atom, so all share it
+        atomic = atomic + (energy_ev - atomic.sum()) / n_atoms
+    return labelled_frame(atoms, energy_ev, found["forces"], virial, reader.path, index, atomic_energies_ev=atomic)
 
 
 def _position_block(reader: LineReader, n_atoms: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
