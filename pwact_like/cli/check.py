@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pwact_like.config.init_bulk import InitBulkParam
     from pwact_like.config.labelling import LabelSettings
     from pwact_like.config.resource import Resource
-    from pwact_like.config.run import MdJob, RunParam
+    from pwact_like.config.run import MdJob, RunParam, Strategy
     from pwact_like.engines.protocols import LabelKind
 
     Try = tuple[LabelKind, StageInput, Path, str | None]
@@ -164,23 +164,41 @@ def _trajectories(entry: tuple[MdJob, ...], param: RunParam) -> int:
 def _run_summary(param: RunParam, resource: Resource) -> list[str]:
     counts = [_trajectories(entry, param) for entry in param.explore.md_jobs]
     strategy = param.strategy
-    levels = (
-        f"{strategy.lower_model_devi_f:g} to {strategy.upper_model_devi_f:g} eV/Å"
-        if strategy.uncertainty == "committee"
-        else f"{strategy.kpu_lower:g} to {strategy.kpu_upper:g}"
-    )
     repeats = f", each repeated at most {strategy.convergence.max_repeats} times" if strategy.convergence else ""
     optimizer = f", {param.train.optimizer.name}" if param.train.engine == "embedded" else ""
     return [
         f"work_dir: {param.work_dir}",
         f"scheduler: {resource.scheduler}",
-        f"train: {param.train.engine}, {param.train.model_type}{optimizer}, {strategy.model_num} model(s), "
+        f"train: {param.train.engine}, {param.train.model_type}{optimizer}, {_models_text(strategy)}, "
         f"init_data: {len(param.init_data)} path(s), init_model_list: {len(param.init_model_list)}",
         f"explore: {param.explore.engine}, {sum(len(config.files) for config in param.explore.sys_configs)} structure(s), "
         f"{len(counts)} entries of md_jobs with {', '.join(map(str, counts))} trajectories{repeats}",
-        f"select: {strategy.uncertainty}, {levels}",
+        f"select: {strategy.uncertainty}, levels {_levels_text(strategy)}",
         f"label: {param.dft.labelling.engine}",
     ]
+
+
+def _models_text(strategy: Strategy) -> str:
+    """What an iteration trains."""
+    learned = strategy.learned
+    if learned is None:
+        return f"{strategy.model_num} models"
+    drawn = f"{learned.members} members drawn from it" if learned.kind == "kpu-committee" else f"its errors by {learned.samples} draws"
+    return f"1 model and {drawn} ({learned.posterior})"
+
+
+def _levels_text(strategy: Strategy) -> str:
+    """Which levels hold."""
+    lower, upper = strategy.given_levels
+    if strategy.is_relative:
+        return f"{lower:g} times the KPU of each run's first frames, and {upper:g} times that"
+    if lower is None and upper is None:
+        return "from each training's calibration (eV/Å; they tighten, never loosen)"
+    if lower is None or upper is None:
+        return (
+            f"lower {lower:g} eV/Å, upper from it" if lower is not None else f"upper {upper:g} eV/Å, lower from each training's calibration"
+        )
+    return f"{lower:g} to {upper:g} eV/Å"
 
 
 def _bulk_summary(param: InitBulkParam, resource: Resource) -> list[str]:

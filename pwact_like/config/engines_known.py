@@ -166,8 +166,6 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
-    if param.strategy.uncertainty == "kpu":
-        add("strategy.uncertainty", "kpu", 'use "committee"')
     if param.strategy.direct:
         add("strategy.direct", "DIRECT selection", "set it to false")
     if param.strategy.compress:

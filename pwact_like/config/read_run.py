@@ -25,10 +25,13 @@ from pwact_like.config.sections import (
     stage_from_table,
 )
 from pwact_like.config.source import Pairs, Table
-from pwact_like.config.train import TrainSettings
+from pwact_like.config.train import KPU_FILE, UNCERTAINTY_FILE, TrainSettings
 
 HIGH_LEVEL_EV_PER_ANG = 10.0
 LONG_TIME_CONSTANT_PS = 10.0
+_DEVIATION_LEVELS = ("lower_model_devi_f", "upper_model_devi_f")
+_KPU_LEVELS = ("kpu_lower", "kpu_upper")
+_KPU_KEYS = ("kpu_posterior", "kpu_samples", "kpu_tau", "kpu_keep_covariance", "valid_share")
 _LMPS_OWNED = ("nsteps", "md_dt", "ensemble", "temps", "press", "taut", "taup", "neigh_modify", "boundary")
 
 
@@ -96,6 +99,8 @@ def _train(reader: Reader, table: Table, resources: ResourceView) -> TrainSettin
     settings = read_train(reader, section, engine=resources.engine("train", "train"))
     if settings is not None and settings.init_model is not None:
         reader.note(section.where("init_model"), "without effect in a campaign: init_model_list names the models to begin with")
+    if settings is not None and settings.uncertainty is not None:
+        reader.note(section.where("uncertainty"), "without effect in a campaign: strategy.uncertainty and strategy.kpu_… say it")
     if settings is not None and needs_command("train", settings.engine):
         resources.require_command("train", needs_command("train", settings.engine))
     return settings
@@ -110,10 +115,41 @@ def _strategy(reader: Reader, table: Table) -> Strategy | None:
     if table.get("direct_script") is not None:
         _put(given, failed, "direct_script", reader.path(table.get("direct_script"), table.where("direct_script"), what="script"))
     strategy = reader.build(Strategy, table, given=given, failed=failed)
-    if strategy is not None and strategy.uncertainty == "committee" and strategy.upper_model_devi_f > HIGH_LEVEL_EV_PER_ANG:
-        high = next((key for key in ("upper_model_devi_f", "upper_model_deiv_f") if key in table), "upper_model_devi_f")
-        reader.note(table.where(high), f"{strategy.upper_model_devi_f:g} eV/Å is far above usual levels (0.1 to 2): is it meant in meV/Å?")
+    if strategy is not None:
+        _level_notes(reader, table, strategy)
     return strategy
+
+
+def _level_notes(reader: Reader, table: Table, strategy: Strategy) -> None:
+    """What the user's levels mean, and which have no effect."""
+
+    def place(key: str) -> str:
+        spelled = [alias for alias, name in Strategy.aliases.items() if name == key and alias in table]
+        return table.where(next(iter(spelled), key))
+
+    given = {Strategy.aliases.get(key, key) for key, (_, value) in table.entries.items() if value is not None}
+    kind, (lower, upper) = strategy.uncertainty, strategy.given_levels
+    own = _KPU_LEVELS if kind == "kpu" else _DEVIATION_LEVELS
+    others = _DEVIATION_LEVELS if kind == "kpu" else _KPU_LEVELS if kind == "kpu-committee" else (*_KPU_LEVELS, *_KPU_KEYS)
+    if kind == "kpu-committee":
+        others = (*others, "kpu_samples")
+    for key in others:
+        if key in given:
+            reader.note(place(key), f"without effect: strategy.uncertainty is {kind}")
+    if strategy.is_relative:
+        if (reach := (lower or 0.0) * (upper or 0.0)) <= 1.0:
+            reader.note(
+                place("kpu_upper"),
+                f"the upper level is kpu_lower·kpu_upper = {reach:g} times the KPU of the run's own first frames, so these are failed "
+                "already (PWact's defaults do this): a product above 1 leaves candidates",
+            )
+        return
+    if kind == "kpu":
+        for key in own:
+            if key in given:
+                reader.note(place(key), 'taken as eV/Å; PWact\'s factors of the first frames\' KPU are "kpu_scale": "relative"')
+    if upper is not None and upper > HIGH_LEVEL_EV_PER_ANG:
+        reader.note(place(own[1]), f"{upper:g} eV/Å is far above usual levels (0.1 to 2): is it meant in meV/Å?")
 
 
 def _explore(reader: Reader, table: Table, resources: ResourceView, seen: list[tuple[SysConfig, str]]) -> Explore | None:
@@ -260,14 +296,33 @@ def _cross_checks(reader: Reader, table: Table, given: dict[str, Any], strategy:
             "init_bulk makes labelled data",
         )
     models = given.get("init_model_list", ())
-    if strategy is not None and models and len(models) != strategy.model_num:
-        reader.problem(
-            table.where("init_model_list"), f"{len(models)} models for model_num {strategy.model_num}", "give as many models as model_num"
+    if strategy is not None and models and len(models) != strategy.trained_models:
+        wanted = (
+            f"model_num {strategy.model_num}" if strategy.uncertainty == "committee" else f"{strategy.uncertainty}, which trains one model"
         )
-    if strategy is not None and strategy.uncertainty == "kpu":
-        if train is not None and train.model_type != "DP":
-            reader.problem("strategy.uncertainty", f"kpu needs model_type DP, not {train.model_type}")
-        if train is not None and train.optimizer.explicit and train.optimizer.name != "LKF":
-            reader.problem("strategy.uncertainty", f"kpu needs the optimizer LKF, not {train.optimizer.name}")
-        if strategy.compress:
-            reader.problem("strategy.compress", "kpu and compress exclude each other")
+        reader.problem(table.where("init_model_list"), f"{len(models)} models for {wanted}", f"give {strategy.trained_models}")
+    if strategy is None or strategy.uncertainty == "committee":
+        return
+    kind = strategy.uncertainty
+    if train is not None and train.model_type != "DP":
+        reader.problem("strategy.uncertainty", f"{kind} needs model_type DP, not {train.model_type}")
+    if train is not None and strategy.kpu_posterior == "filter" and train.optimizer.name != "LKF":
+        reader.problem(
+            "strategy.kpu_posterior", f"filter is the covariance of the optimizer LKF, not of {train.optimizer.name}", "use laplace, or LKF"
+        )
+    if not table.get("valid_data") and table.get("init_data"):
+        reader.note(
+            table.where("valid_data"),
+            f"left out: {strategy.valid_share:.0%} of init_data (2 frames at least) are not trained on, and tell how wrong the models are",
+        )
+    if strategy.compress:
+        reader.problem("strategy.compress", f"{kind} and compress exclude each other")
+    if train is not None and train.engine == "embedded":
+        for model in models:
+            missing = [name for name in (KPU_FILE, UNCERTAINTY_FILE) if not model.with_name(name).is_file()]
+            if missing:
+                reader.problem(
+                    table.where("init_model_list"),
+                    f"{' and '.join(missing)} missing beside {model}: nothing is known of this model's errors",
+                    "give a model in the folder of its training, which had uncertainty in its settings; or leave init_model_list out",
+                )

@@ -22,10 +22,12 @@ from pwact_like.config.base import (
 )
 from pwact_like.config.common import DataPath, StageInput, SysConfig
 from pwact_like.config.labelling import LabelSettings
-from pwact_like.config.train import TrainSettings
+from pwact_like.config.train import TrainSettings, UncertaintySettings
 from pwact_like.units import time_step_problem
 
 MAX_TEMPERATURE_K = 1.0e5
+RELATIVE_LOWER, RELATIVE_UPPER = 0.5, 1.5  # PWact's kpu_lower and kpu_upper
+_LEARNED = UncertaintySettings()
 Ensemble = Literal["nve", "nvt", "npt-iso", "npt-aniso", "npt-tri"]
 ENSEMBLE_NAMES: dict[str, Ensemble] = {
     "nve": "nve",
@@ -38,6 +40,11 @@ ENSEMBLE_NAMES: dict[str, Ensemble] = {
     "npt-t": "npt-tri",
     "npt-tri": "npt-tri",
 }
+
+
+def _word(value: Any) -> Any:
+    """A keyword in any case, with ``_`` for ``-``."""
+    return value.strip().lower().replace("_", "-") if isinstance(value, str) else value
 
 
 class Convergence(Settings):
@@ -59,17 +66,57 @@ class Strategy(Settings):
     aliases: ClassVar[dict[str, str]] = {"lower_model_deiv_f": "lower_model_devi_f", "upper_model_deiv_f": "upper_model_devi_f"}
     no_effect: ClassVar[frozenset[str]] = frozenset({"md_type"})
 
-    uncertainty: Literal["committee", "kpu"] = Field(
-        default="committee", description="committee (several models) or kpu (one model, LKF, DP)."
+    uncertainty: Literal["committee", "kpu", "kpu-committee"] = Field(
+        default="committee",
+        description="committee (several trainings); kpu (one training, and how wrong its forces are by the covariance of its weights); "
+        "kpu-committee (one training, and a committee drawn from that covariance).",
     )
-    model_num: PositiveInt = Field(default=4, le=1000, description="Models of the committee, 3 or more; 1 for kpu.")
-    lower_model_devi_f: PositiveFloat = Field(default=0.05, description="Below it a frame is accurate, eV/Å.")
-    upper_model_devi_f: PositiveFloat = Field(
+    model_num: PositiveInt = Field(
+        default=4,
+        le=1000,
+        description="committee: models, 3 or more; kpu-committee: members drawn from the one training, 2 or more; kpu: 1.",
+    )
+    lower_model_devi_f: PositiveFloat | None = Field(
+        default=0.05, description="Below it a frame is accurate, eV/Å. kpu-committee: left out, it comes from the calibration."
+    )
+    upper_model_devi_f: PositiveFloat | None = Field(
         default=0.15,
-        description="At it or above, or not finite, a frame is failed, eV/Å.",
+        description="At it or above, or not finite, a frame is failed, eV/Å. kpu-committee: left out, it comes from the calibration.",
     )
-    kpu_lower: PositiveFloat = Field(default=0.5, description="Lower level for kpu.")
-    kpu_upper: PositiveFloat = Field(default=1.5, description="Upper level for kpu.")
+    kpu_lower: PositiveFloat | None = Field(
+        default=None,
+        description="kpu: below it a frame is accurate, eV/Å; left out, it comes from the calibration. With kpu_scale relative: times the "
+        f"KPU of the run's first frames ({RELATIVE_LOWER}).",
+    )
+    kpu_upper: PositiveFloat | None = Field(
+        default=None,
+        description="kpu: at it or above a frame is failed, eV/Å; left out, it comes from the calibration. With kpu_scale relative: times "
+        f"the lower level, above 1 ({RELATIVE_UPPER}).",
+    )
+    kpu_scale: Literal["calibrated", "relative"] = Field(
+        default="calibrated",
+        description="kpu: calibrated (eV/Å, fitted to labels that the model has not seen) or relative (PWact's: a variance without unit, "
+        "compared with that of the first 1 % of the run's own frames).",
+    )
+    kpu_posterior: Literal["laplace", "filter", "last-layer"] = Field(
+        default=_LEARNED.posterior,
+        description="kpu, kpu-committee: covariance of the weights: laplace (a pass over the training data at the final weights), filter "
+        "(the Kalman filter's own; optimizer LKF) or last-layer (the output layers alone: cheapest).",
+    )
+    kpu_samples: PositiveInt = Field(
+        default=_LEARNED.samples, description="kpu: draws of the weights by which MD computes it; relative error √(2/kpu_samples)."
+    )
+    kpu_tau: PositiveFloat = Field(
+        default=_LEARNED.tau,
+        description="kpu, kpu-committee with laplace or last-layer: prior precision over the mean eigenvalue of the data's.",
+    )
+    kpu_keep_covariance: bool = Field(
+        default=_LEARNED.keep_covariance, description="kpu, kpu-committee: keep the covariance in kpu.pt, for exact KPU later (large)."
+    )
+    valid_share: Fraction = Field(
+        default=_LEARNED.valid_share,
+        description="kpu, kpu-committee: without valid_data, this share of init_data (2 frames at least) is not trained on and calibrates.",
+    )
     max_select: NonNegativeInt | None = Field(
         default=None,
         description="At most so many candidates of an explored structure are labelled; select_sys of a job overrides; "
@@ -91,34 +138,79 @@ class Strategy(Settings):
         default=None, description="When to repeat an entry of md_jobs and when to stop; left out: each entry once."
     )
 
-    @field_validator("uncertainty", mode="before")
+    @field_validator("uncertainty", "kpu_scale", "kpu_posterior", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
-        return value.strip().lower() if isinstance(value, str) else value
+        return _word(value)
 
     @model_validator(mode="before")
     @classmethod
-    def _one_model_for_kpu(cls, data: Any) -> Any:
-        if isinstance(data, dict) and str(data.get("uncertainty", "")).strip().lower() == "kpu":
-            data = {"model_num": 1, **data}
+    def _defaults_of_the_kind(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        kind = _word(data.get("uncertainty"))
+        if kind == "kpu-committee":
+            return {"lower_model_devi_f": None, "upper_model_devi_f": None, **data}
+        if kind == "kpu":
+            relative = _word(data.get("kpu_scale")) == "relative"
+            return {"model_num": 1, **({"kpu_lower": RELATIVE_LOWER, "kpu_upper": RELATIVE_UPPER} if relative else {}), **data}
         return data
 
     @model_validator(mode="after")
-    def _levels(self) -> Strategy:
+    def _agree(self) -> Strategy:
         faults = []
-        if self.lower_model_devi_f >= self.upper_model_devi_f:
-            faults.append(
-                f"lower_model_devi_f ({self.lower_model_devi_f:g}) must be smaller than upper_model_devi_f ({self.upper_model_devi_f:g})"
-            )
-        if self.kpu_lower >= self.kpu_upper:
-            faults.append(f"kpu_lower ({self.kpu_lower:g}) must be smaller than kpu_upper ({self.kpu_upper:g})")
-        if self.uncertainty == "committee" and self.model_num < 3:
-            faults.append(f"model_num is {self.model_num}: a committee needs 3 models or more")
+        lower, upper = self.given_levels
+        names = ("kpu_lower", "kpu_upper") if self.uncertainty == "kpu" else ("lower_model_devi_f", "upper_model_devi_f")
+        if self.is_relative:
+            if upper is not None and upper <= 1.0:
+                faults.append(f"kpu_upper ({upper:g}) must be above 1: with kpu_scale relative it is the upper level over the lower one")
+        elif lower is not None and upper is not None and lower >= upper:
+            faults.append(f"{names[0]} ({lower:g}) must be smaller than {names[1]} ({upper:g})")
+        if self.uncertainty == "committee":
+            if self.model_num < 3:
+                faults.append(f"model_num is {self.model_num}: a committee needs 3 models or more")
+            faults += [
+                f"{name} is missing: a committee needs it" for name, level in zip(names, self.given_levels, strict=True) if level is None
+            ]
         if self.uncertainty == "kpu" and self.model_num != 1:
-            faults.append(f"model_num is {self.model_num}: kpu uses one model")
+            faults.append(f"model_num is {self.model_num}: kpu uses one model (kpu-committee draws several from one training)")
+        if self.uncertainty == "kpu-committee" and self.model_num < 2:
+            faults.append(f"model_num is {self.model_num}: kpu-committee needs 2 members or more")
+        if self.kpu_scale == "relative" and self.uncertainty != "kpu":
+            faults.append(f"kpu_scale is relative, and only kpu has that scale: {self.uncertainty} is in eV/Å")
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def trained_models(self) -> int:
+        """Trainings an iteration."""
+        return self.model_num if self.uncertainty == "committee" else 1
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether levels are multiples of each run's own first values."""
+        return self.uncertainty == "kpu" and self.kpu_scale == "relative"
+
+    @property
+    def given_levels(self) -> tuple[float | None, float | None]:
+        """Lower and upper level as the user gives them (None: from the calibration); kpu_lower and kpu_upper as they are if relative."""
+        return (self.kpu_lower, self.kpu_upper) if self.uncertainty == "kpu" else (self.lower_model_devi_f, self.upper_model_devi_f)
+
+    @property
+    def learned(self) -> UncertaintySettings | None:
+        """What each training is to learn of its model's errors; None for a committee."""
+        if self.uncertainty == "committee":
+            return None
+        return UncertaintySettings(
+            kind=self.uncertainty,
+            posterior=self.kpu_posterior,
+            tau=self.kpu_tau,
+            samples=self.kpu_samples,
+            members=self.model_num if self.uncertainty == "kpu-committee" else _LEARNED.members,
+            keep_covariance=self.kpu_keep_covariance,
+            valid_share=self.valid_share,
+        )
 
 
 class MdJob(Settings):
@@ -242,7 +334,11 @@ class RunParam(Settings):
     init_data: tuple[DataPath, ...] = Field(default=(), description="Labelled data to begin with.")
     valid_data: tuple[DataPath, ...] = Field(default=(), description="Validation data.")
     test_data: tuple[DataPath, ...] = Field(default=(), description="Test data: judged on, never trained on.")
-    init_model_list: Paths = Field(default=(), description="Models to begin with, as many as model_num; the first training is skipped.")
+    init_model_list: Paths = Field(
+        default=(),
+        description="Models to begin with, as many as are trained (committee: model_num, else 1); the first training is skipped. For kpu "
+        "and kpu-committee kpu.pt, uncertainty.json and the members must lie beside the model, as its training left them.",
+    )
     use_pre_model: bool = Field(default=True, description="Each member starts from its own last model.")
     train: TrainSettings = Field(description="Training.")
     strategy: Strategy = Field(default_factory=Strategy, description="Uncertainty, levels, choice, convergence.")

@@ -22,6 +22,7 @@ from pwact_like.config.common import DataPath
 from pwact_like.config.elements import atomic_number
 
 Elements = Annotated[tuple[Annotated[int, BeforeValidator(atomic_number)], ...], BeforeValidator(as_tuple)]
+KPU_FILE, UNCERTAINTY_FILE = "kpu.pt", "uncertainty.json"  # what a training with `uncertainty` leaves beside the model
 ModelType = Literal["DP", "NEP", "LINEAR", "NN", "LSP", "CHEBY"]
 
 
@@ -91,6 +92,9 @@ class Optimizer(Settings):
     train_energy: bool = Field(default=True, description="Train on energies.")
     train_force: bool = Field(default=True, description="Train on forces.")
     train_virial: bool = Field(default=False, description="Train on virials; frames without one train on energy and forces.")
+    train_ei: bool = Field(
+        default=False, description="Kalman filter: train on atomic energies too, where the data have them (PWmat's MOVEMENT)."
+    )
     start_pre_fac_etot: NonNegativeFloat = Field(default=0.02, description="Adam: weight of the energy (per atom) at the start.")
     end_pre_fac_etot: NonNegativeFloat = Field(default=1.0, description="Adam: weight of the energy at the end.")
     start_pre_fac_force: NonNegativeFloat = Field(default=1000.0, description="Adam: weight of the forces at the start.")
@@ -102,6 +106,7 @@ class Optimizer(Settings):
     pre_fac_etot: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the energy (MatPL: 1).")
     pre_fac_force: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the forces.")
     pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the virial.")
+    pre_fac_ei: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the atomic energies; used with train_ei.")
     block_size: PositiveInt = Field(default=5120, description="Kalman filter: largest block of the covariance.")
     kalman_lambda: Fraction = Field(default=0.98, description="Kalman filter: memory factor at the start.")
     kalman_nue: Fraction = Field(default=0.9987, description="Kalman filter: rate at which the memory factor goes to 1.")

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from pwact_like.config.common import DataPath, StageInput
-    from pwact_like.config.train import TrainSettings
+    from pwact_like.config.train import TrainSettings, UncertaintySettings
     from pwact_like.data.frames import Frame
 
 LabelKind = Literal["scf", "relax", "aimd"]
+KpuKind = Literal["kpu", "kpu-committee"]
+KpuScale = Literal["calibrated", "relative"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Labeler(ABC):
 class TrainRequest:
     """One member's training.
 
-    ``test_data`` is only evaluated at the end, never seen by training or stopping. Paths are absolute.
+    ``test_data`` is only evaluated at the end, never seen by training or stopping. ``uncertainty`` is what the training is to learn of
+    its model's errors; only a trainer that ``can_kpu`` is asked for it. Paths are absolute.
     """
 
     train_data: tuple[DataPath, ...]
@@ -88,6 +91,7 @@ class TrainRequest:
     settings: TrainSettings
     seed: int
     init_model: Path | None = None
+    uncertainty: UncertaintySettings | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,27 @@ class TrainReport:
     model: Path
     learning_curve: Path | None
     test: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class KnownErrors:
+    """What a training has left of its model's errors.
+
+    Attributes
+    ----------
+    kpu, members
+        Files, absolute: what an explorer needs besides the model, and the members of a kpu-committee.
+    facts
+        For the manifest: kind, calibration (alpha2, noise2, …), labellings, lower_ev_per_ang and upper_ev_per_ang (suggested levels),
+        force_rms_ev_per_ang (of the training labels), and whatever else is worth keeping.
+    files
+        Names of all its files in the model's folder: what goes along when a model is taken over.
+    """
+
+    kpu: Path
+    members: tuple[Path, ...]
+    facts: dict[str, Any]
+    files: tuple[str, ...]
 
 
 class Trainer(ABC):
@@ -135,6 +160,18 @@ class Trainer(ABC):
         """Shell lines of that task."""
         raise NotAvailableError(f"{self.name} cannot judge a model that it did not train")
 
+    can_kpu: ClassVar[bool] = False  # whether requests may ask for ``uncertainty``, and the method below works
+
+    def known_errors(self, folder: Path, kind: KpuKind) -> KnownErrors:
+        """What the training in ``folder`` has learned of its model's errors.
+
+        Raises
+        ------
+        DataError
+            When it has learned nothing, or nothing of this kind.
+        """
+        raise NotAvailableError(f"{self.name} knows nothing of its models' errors")
+
     def version(self) -> str:
         """Version of the program if it can be told cheaply here, else ""."""
         return ""
@@ -165,15 +202,40 @@ class MdSettings:
 
 
 @dataclass(frozen=True)
+class ExploreUncertainty:
+    """How the uncertainty along a run is computed when it is not a committee's deviation.
+
+    Attributes
+    ----------
+    kind
+        ``kpu``: by the draws in the file ``kpu``. ``kpu-committee``: by the members among the models, and the file's calibration.
+    kpu
+        What the training has left beside the model.
+    scale
+        ``calibrated``: eV/Å. ``relative``: a variance without unit (kpu only).
+    """
+
+    kind: KpuKind
+    kpu: Path
+    scale: KpuScale = "calibrated"
+
+
+@dataclass(frozen=True)
 class ExploreRequest:
-    """One trajectory from one structure with the current models (the first one drives the atoms)."""
+    """One trajectory from one structure with the current models (the first one drives the atoms).
+
+    Without ``uncertainty`` the models are a committee. With kpu there is one; with kpu-committee the others are the members, and the
+    first is none of them. Above some multiples of ``upper_level`` (in the table's unit) the run may stop, for the uncertainty has
+    exploded; None: levels are known only when the run is done.
+    """
 
     atoms: Atoms
     models: tuple[Path, ...]
     md: MdSettings
     seed: int
-    upper_level: float  # above some multiples of it the run may stop: the deviation has exploded
+    upper_level: float | None
     lmps_in: Path | None = None
+    uncertainty: ExploreUncertainty | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +254,7 @@ class Explorer(ABC):
     """A program that runs molecular dynamics and leaves one trajectory file and one deviation table a run."""
 
     name: ClassVar[str]
+    can_kpu: ClassVar[bool] = False  # whether requests may hold ``uncertainty``
 
     @abstractmethod
     def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:

@@ -159,7 +159,7 @@ def train(
     if test is not None:
         write_json(folder / TEST_NAME, test)
     (folder / checkpoint.NAME).unlink(missing_ok=True)
-    log(f"done: {seconds * 1e3:.2f} ms a step; validation {valid}; test {test}")
+    log(f"done: {seconds * 1e3:.2f} ms a step, {time.process_time():.1f} s of processor time; validation {valid}; test {test}")
     return replace(result, valid=valid, test=test)
 
 

@@ -114,6 +114,7 @@ _COLUMNS = (
     ("entry", "entry", "d"),
     ("stage", "stage", "s"),
     ("MD runs", "trajectories", "d"),
+    ("levels eV/Å", "lower", "levels"),
     ("planned", "frames_planned", "d"),
     ("accurate", "accurate", "d"),
     ("candidate", "candidate", "d"),
@@ -129,9 +130,18 @@ _COLUMNS = (
 def iteration_table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines of the table of iterations; the errors are those of the models that the iteration trained, on the test set."""
     cells = [[title for title, _, _ in _COLUMNS]]
-    cells += [[_cell(row[key], style) for _, key, style in _COLUMNS] for row in rows]
+    # a status that an older version has written lacks what newer ones show
+    cells += [[_levels(row) if style == "levels" else _cell(row.get(key), style) for _, key, style in _COLUMNS] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_COLUMNS))]
     return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+
+
+def _levels(row: dict[str, Any]) -> str:
+    """The trust levels; with an × where they are multiples of each run's own first values."""
+    if row.get("lower") is None or row.get("upper") is None:
+        return "-"
+    times = "×" if row.get("relative") else ""
+    return f"{times}{row['lower']:.3g} {times}{row['upper']:.3g}"
 
 
 def _cell(value: Any, style: str) -> str:

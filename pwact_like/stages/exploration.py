@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pwact_like.engines.protocols import Explorer, ExploreRequest, MdSettings
+from pwact_like.engines.protocols import Explorer, ExploreRequest, ExploreUncertainty, MdSettings
 from pwact_like.fsio import is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
@@ -111,7 +111,7 @@ class ExplorationStage(Stage):
     """Run MD with the iteration's models; leaves one trajectory and one deviation table a run.
 
     ``entry``, the number of the entry of md_jobs, is recorded: what was explored stays what it was when the rules of
-    convergence are edited later.
+    convergence are edited later. ``models`` and ``uncertainty`` are as in ExploreRequest.
     """
 
     place: Place
@@ -119,10 +119,11 @@ class ExplorationStage(Stage):
     command: str
     models: tuple[Path, ...]
     runs: Sequence[Run]
-    upper_level: float
+    upper_level: float | None
     read_structure: ReadStructure
     failure_budget: float = 0.5
     entry: int | None = None
+    uncertainty: ExploreUncertainty | None = None
     name: str = "explore"
     folder: Path = field(init=False)
 
@@ -149,6 +150,7 @@ class ExplorationStage(Stage):
                 seed=derive_seed(self.place.root_seed, self.place.iteration, "explore", index),
                 upper_level=self.upper_level,
                 lmps_in=run.lmps_in,
+                uncertainty=self.uncertainty,
             )
             folder = self.run_folder(run)
             files = self.explorer.write(folder, request)

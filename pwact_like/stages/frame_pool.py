@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pwact_like.errors import DataError
 from pwact_like.fsio import write_through
 from pwact_like.uncertainty.choice import Choice
-from pwact_like.uncertainty.levels import FrameClass, TrustLevels
-from pwact_like.uncertainty.table import read_table
+from pwact_like.uncertainty.levels import FrameClass, Levels, RelativeLevels, TrustLevels
+from pwact_like.uncertainty.table import DIMENSIONLESS, read_table
 
 CSV_NAMES = {
     "accurate": "accurate.csv",
@@ -33,7 +33,7 @@ class FramePool:
     Attributes
     ----------
     values, steps, trajectory, groups
-        Shape (n_frames,): deviation in eV/Å, MD step, number of the trajectory, number of the explored structure.
+        Shape (n_frames,): deviation in the tables' unit (eV/Å), MD step, number of the trajectory, number of the explored structure.
     eligible
         False where a frame may not be labelled: the start structure seen again in another trajectory, or frames of a
         run that died early when lmps_tolerance is off.
@@ -41,6 +41,8 @@ class FramePool:
         True where a frame counts as failed whatever its value (lmps_tolerance off).
     planned
         Planned frames of each trajectory; quotas: of each group; paths: trajectory files, absolute.
+    kind, unit
+        Of all tables: ``committee in eV/Ang`` and ``eV/Ang``, say; "none" and "" when there are no frames.
     """
 
     values: NDArray[np.float64]
@@ -53,11 +55,41 @@ class FramePool:
     quotas: tuple[int, ...]
     paths: tuple[str, ...]
     kind: str
+    unit: str
     notes: tuple[str, ...]
 
-    def classify(self, levels: TrustLevels) -> NDArray[np.int8]:
+    def _span(self, trajectory: int) -> slice:
+        return slice(*np.searchsorted(self.trajectory, [trajectory, trajectory + 1]))
+
+    def levels_of(self, trajectory: int, levels: Levels) -> TrustLevels:
+        """The levels of one trajectory, in the tables' unit."""
+        return levels.of_run(self.values[self._span(trajectory)])
+
+    def refuse_other_unit(self, levels: Levels) -> None:
+        """Refuse levels that are not meant for the tables' unit.
+
+        Raises
+        ------
+        DataError
+            With the cure.
+        """
+        relative = isinstance(levels, RelativeLevels)
+        if self.unit and relative != (self.unit == DIMENSIONLESS):
+            wanted = "multiples of each run's first frames" if relative else "in eV/Å"
+            raise DataError(
+                f"the deviation tables are {self.kind}, and the levels are {wanted}: kpu_scale was edited since the exploration; "
+                "undo the change, or explore again (pwact-like rewind --to ITERATION:explore)"
+            )
+
+    def classify(self, levels: Levels) -> NDArray[np.int8]:
         """Class of every frame."""
-        classes = levels.classify(self.values)
+        if isinstance(levels, TrustLevels):
+            classes = levels.classify(self.values)
+        else:
+            classes = np.full(len(self.values), FrameClass.FAILED, dtype=np.int8)
+            for trajectory in np.unique(self.trajectory):
+                span = self._span(int(trajectory))
+                classes[span] = levels.of_run(self.values[span]).classify(self.values[span])
         classes[self.untrusted] = FrameClass.FAILED
         return classes
 
@@ -73,10 +105,10 @@ class FramePool:
             "failed": int(found[FrameClass.FAILED]) + planned - len(self.values),
         }
 
-    def counts_of(self, trajectory: int, levels: TrustLevels) -> tuple[int, int, int]:
+    def counts_of(self, trajectory: int, levels: Levels) -> tuple[int, int, int]:
         """(accurate, candidate, failed) of one trajectory."""
-        span = slice(*np.searchsorted(self.trajectory, [trajectory, trajectory + 1]))
-        classes = levels.classify(self.values[span])
+        span = self._span(trajectory)
+        classes = levels.of_run(self.values[span]).classify(self.values[span])
         classes[self.untrusted[span]] = FrameClass.FAILED
         found = np.bincount(classes, minlength=3)
         return int(found[0]), int(found[1]), int(found[2]) + self.planned[trajectory] - len(classes)
@@ -92,6 +124,7 @@ def read_pool(trajectories: Sequence[Mapping[str, Any]], work_dir: Path, *, lmps
     """
     values, steps, untrusted, lengths, notes = [], [], [], [], []
     kinds: dict[str, str] = {}
+    unit = ""
     for row in trajectories:
         if row["table"] is None:
             lengths.append(0)
@@ -105,7 +138,8 @@ def read_pool(trajectories: Sequence[Mapping[str, Any]], work_dir: Path, *, lmps
             )
         if table.note:
             notes.append(f"{row['leaf']}: {table.note}")
-        kinds.setdefault(f"{table.kind} in {table.unit}", str(path))
+        kinds.setdefault(f"{table.kind}, a variance" if table.unit == DIMENSIONLESS else f"{table.kind} in {table.unit}", str(path))
+        unit = table.unit
         values.append(table.value)
         steps.append(table.steps)
         distrusted = bool(row["ended"]) and not lmps_tolerance
@@ -132,6 +166,7 @@ def read_pool(trajectories: Sequence[Mapping[str, Any]], work_dir: Path, *, lmps
         quotas=tuple(quotas),
         paths=tuple(str(work_dir / row["trajectory"]) if row["trajectory"] else "" for row in trajectories),
         kind=next(iter(kinds), "none"),
+        unit=unit,
         notes=tuple(notes),
     )
 

@@ -12,6 +12,7 @@ from pwact_like.errors import InputError, Problem
 from pwact_like.fsio import write_manifest
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome
+from pwact_like.seeds import derive_seed
 from pwact_like.stages.base import Fork, Place, Stage
 from pwact_like.stages.labelling import HASHES_FILE, write_hashes
 
@@ -23,12 +24,17 @@ log = logging.getLogger(__name__)
 
 DATASET_FOLDER = "dataset"
 DATASET_KIND = "dataset"
+LEAST_VALID = 2  # frames that a calibration takes at least
 FILES = {"train": "train.xyz", "valid": "valid.xyz", "test": "test.xyz"}
 
 
 @dataclass(frozen=True)
 class InitialDataRequest:
-    """Everything the child process needs; picklable."""
+    """Everything the child process needs; picklable.
+
+    ``valid_share`` of init_data becomes the validation set when there is no valid_data; 0: then there is none. It is fixed here, for
+    all iterations: what a model has been warm-started from must not have seen the frames that tell how wrong it is.
+    """
 
     folder: Path
     init_data: Sequence[DataPath]
@@ -39,6 +45,7 @@ class InitialDataRequest:
     allow_mixed_theory: bool
     label_theory: str
     elements: tuple[int, ...]
+    valid_share: float = 0.0
 
     def sources(self) -> dict[str, list[list[Any]]]:
         """Path, bytes, format and sign of everything that is read; the campaign and its data may be moved, so paths say little."""
@@ -128,6 +135,9 @@ def make_initial_data(request: InitialDataRequest) -> dict[str, Any]:
     if not sets["test"] and request.test_share > 0.0 and len(sets["train"]) > 1:
         sets["train"], sets["test"] = split(sets["train"], request.test_share, request.seed)
         source = f"a share of {request.test_share} of init_data"
+    if not sets["valid"] and request.valid_share > 0.0 and len(sets["train"]) >= 2 * LEAST_VALID:
+        share = max(request.valid_share, LEAST_VALID / len(sets["train"]))
+        sets["train"], sets["valid"] = split(sets["train"], share, derive_seed(request.seed, "validation set"))
     problems = [*_content_problems(sets, request), *_overlaps(sets), *_theory_problems(sets, request)]
     if problems:
         raise InputError(problems)

@@ -11,7 +11,7 @@ from pwact_like.errors import InputError, Problem
 from pwact_like.fsio import is_finished, write_text
 from pwact_like.stages.exploration import trajectories_of
 from pwact_like.stages.frame_pool import read_pool, write_csvs
-from pwact_like.stages.selection import summary
+from pwact_like.stages.selection import levels_facts, summary
 from pwact_like.uncertainty.choice import Choice
 from pwact_like.uncertainty.levels import FrameClass, TrustLevels
 from pwact_like.uncertainty.table import read_table
@@ -37,15 +37,14 @@ def refilter(md_dir: Path, lower: float, upper: float, *, save: bool) -> tuple[s
     choice = Choice(np.flatnonzero(classes == FrameClass.CANDIDATE), nothing, nothing)
     facts: dict[str, Any] = {
         **pool.counts(classes),
-        "lower": lower,
-        "upper": upper,
+        **levels_facts(levels, "the command line"),
         "kind": pool.kind,
         "chosen_candidates": len(choice.candidates),
         "chosen_random": 0,
         "rescued": 0,
         "notes": list(pool.notes),
     }
-    text = summary(facts, trajectories, pool)
+    text = summary(facts, trajectories, pool, levels)
     if not save:
         return text, None
     target = folder.parent / "filter"

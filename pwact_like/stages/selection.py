@@ -22,7 +22,7 @@ from pwact_like.stages.base import Fork, Place, Stage
 from pwact_like.stages.exploration import trajectories_of
 from pwact_like.stages.frame_pool import CSV_NAMES, FramePool, read_pool, write_csvs
 from pwact_like.uncertainty.choice import Choice, choose
-from pwact_like.uncertainty.levels import FrameClass, TrustLevels
+from pwact_like.uncertainty.levels import FrameClass, Levels, RelativeLevels
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,13 +37,14 @@ SUMMARY_FILE = "select_summary.txt"
 
 @dataclass(frozen=True)
 class SelectionRequest:
-    """Everything the child process needs; picklable."""
+    """Everything the child process needs; picklable. ``levels_from`` tells where the levels come from."""
 
     place: Place
     explorer: Explorer
     md_folder: Path
     folder: Path
-    levels: TrustLevels
+    levels: Levels
+    levels_from: str
     random_share: float
     lmps_tolerance: bool
     min_distance_ang: float
@@ -82,6 +83,7 @@ def select(request: SelectionRequest) -> dict[str, Any]:
     """Classify, choose, fetch, and write every file of the selection; returns its facts (runs in a child process)."""
     trajectories = trajectories_of(request.md_folder)
     pool = read_pool(trajectories, request.place.work_dir, lmps_tolerance=request.lmps_tolerance)
+    pool.refuse_other_unit(request.levels)
     classes = pool.classify(request.levels)
     in_test = starts_in_test_set(request, pool, classes, trajectories)
     choice = choose(
@@ -102,8 +104,7 @@ def select(request: SelectionRequest) -> dict[str, Any]:
     facts: dict[str, Any] = {
         **counts,
         "trajectories": len(trajectories),
-        "lower": request.levels.lower,
-        "upper": request.levels.upper,
+        **levels_facts(request.levels, request.levels_from),
         "kind": pool.kind,
         "selected": len(rows),
         "chosen_candidates": len(choice.candidates),
@@ -112,7 +113,7 @@ def select(request: SelectionRequest) -> dict[str, Any]:
         "unphysical": sum(row["reject"] is not None for row in rows),
         "notes": list(pool.notes),
     }
-    write_text(request.folder / SUMMARY_FILE, summary(facts, trajectories, pool))
+    write_text(request.folder / SUMMARY_FILE, summary(facts, trajectories, pool, request.levels))
     return facts
 
 
@@ -177,22 +178,45 @@ def _fetch(request: SelectionRequest, pool: FramePool, choice: Choice, trajector
     return rows
 
 
-def summary(facts: Mapping[str, Any], trajectories: Sequence[Mapping[str, Any]], pool: FramePool) -> str:
+def levels_facts(levels: Levels, source: str) -> dict[str, Any]:
+    """The levels in force: in eV/Å, or both as multiples of each run's own first values (``relative``); and where they come from."""
+    relative = isinstance(levels, RelativeLevels)
+    return {
+        "lower": levels.lower,
+        "upper": levels.lower * levels.upper if relative else levels.upper,
+        "relative": relative,
+        "levels_from": source,
+    }
+
+
+def levels_text(facts: Mapping[str, Any]) -> str:
+    """The levels in force as people read them."""
+    unit = "times each run's own first values" if facts.get("relative") else "eV/Å"
+    return f"lower {facts['lower']:.6g} upper {facts['upper']:.6g} {unit}"
+
+
+def summary(facts: Mapping[str, Any], trajectories: Sequence[Mapping[str, Any]], pool: FramePool, levels: Levels) -> str:
     """Text of select_summary.txt."""
     planned = facts["frames_planned"]
+    relative = isinstance(levels, RelativeLevels)
     lines = [
-        f"levels: lower {facts['lower']} upper {facts['upper']} eV/Å ({facts['kind']})",
+        f"levels: {levels_text(facts)} ({facts['kind']}), from {facts['levels_from']}",
         counts_line(facts),
         f"frames written {facts['frames']}, missing of those planned {planned - facts['frames']} (counted as error)",
         f"for labelling: {facts['chosen_candidates']} candidates, {facts['chosen_random']} at random"
         + (f", {facts['rescued']} of the least bad failed frames (there was no candidate)" if facts["rescued"] else ""),
         "",
-        f"{'trajectory':<32} {'planned':>8} {'accurate':>9} {'candidate':>10} {'error':>7}  end",
+        f"{'trajectory':<32} {'planned':>8} {'accurate':>9} {'candidate':>10} {'error':>7}"
+        + (f" {'lower':>11} {'upper':>11}" if relative else "")
+        + "  end",
     ]
     for index, row in enumerate(trajectories):
-        accurate, candidate, failed = pool.counts_of(index, TrustLevels(facts["lower"], facts["upper"]))
+        accurate, candidate, failed = pool.counts_of(index, levels)
+        own = pool.levels_of(index, levels)
         lines.append(
-            f"{row['leaf']:<32} {row['frames_planned']:>8} {accurate:>9} {candidate:>10} {failed:>7}  {row['ended'] or 'complete'}"
+            f"{row['leaf']:<32} {row['frames_planned']:>8} {accurate:>9} {candidate:>10} {failed:>7}"
+            + (f" {own.lower:>11.4g} {own.upper:>11.4g}" if relative else "")
+            + f"  {row['ended'] or 'complete'}"
         )
     lines += ["", *facts["notes"]] if facts["notes"] else []
     return "\n".join(lines) + "\n"
@@ -216,7 +240,13 @@ def counts_line(facts: Mapping[str, Any]) -> str:
 
 
 def selection_request(
-    place: Place, explorer: Explorer, md_folder: Path, strategy: Any, levels: TrustLevels, test_data: tuple[DataPath, ...] = ()
+    place: Place,
+    explorer: Explorer,
+    md_folder: Path,
+    strategy: Any,
+    levels: Levels,
+    levels_from: str,
+    test_data: tuple[DataPath, ...] = (),
 ) -> SelectionRequest:
     """Request of one iteration from the campaign's strategy."""
     return SelectionRequest(
@@ -225,6 +255,7 @@ def selection_request(
         md_folder=md_folder,
         folder=md_folder.parent / "select",
         levels=levels,
+        levels_from=levels_from,
         random_share=strategy.random_share,
         lmps_tolerance=strategy.lmps_tolerance,
         min_distance_ang=strategy.min_distance_ang,

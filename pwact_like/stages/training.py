@@ -1,4 +1,7 @@
-"""The training stage: one task a committee member, each with its own seed, member m warm-started from member m."""
+"""The training stage: one task a trained model, each with its own seed, model m warm-started from model m.
+
+A committee is several trainings. With kpu and kpu-committee there is one, which also learns how wrong its model is.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pwact_like.engines.protocols import Trainer, TrainRequest
-from pwact_like.errors import InputError, Problem
-from pwact_like.fsio import read_json, write_manifest, write_through
+from pwact_like.engines.protocols import Explorer, KnownErrors, KpuKind, Trainer, TrainRequest
+from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
+from pwact_like.fsio import read_json, read_manifest, relative_path, write_manifest, write_through
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome, Reject
 from pwact_like.seeds import derive_seed
@@ -18,7 +21,7 @@ from pwact_like.stages.base import Place, Stage, TaskMaker, require_all
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
-    from pwact_like.config.train import TrainSettings
+    from pwact_like.config.train import TrainSettings, UncertaintySettings
 
 
 TEST_ERRORS = ("energy_rmse_ev_per_atom", "force_rmse_ev_per_ang", "virial_rmse_ev_per_atom")
@@ -26,15 +29,19 @@ TEST_ERRORS = ("energy_rmse_ev_per_atom", "force_rmse_ev_per_ang", "virial_rmse_
 
 @dataclass
 class TrainingStage(Stage):
-    """Train, or take over, the committee of one iteration.
+    """Train, or take over, the models of one iteration.
 
     Attributes
     ----------
+    n_members
+        Trainings.
     init_models
-        Models to warm-start from, one a member, or empty.
+        Models to warm-start from, one a training, or empty.
     skip_training
         The models are taken over as they are (init_model_list, or no new labels since they were trained) and only
         judged on the test set.
+    uncertainty
+        What the training is to learn of its model's errors; None for a committee.
     """
 
     place: Place
@@ -48,12 +55,13 @@ class TrainingStage(Stage):
     init_models: Sequence[Path] = ()
     skip_training: bool = False
     why_skipped: str = ""
+    uncertainty: UncertaintySettings | None = None
     name: str = "train"
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
         """Name the folder."""
-        self.folder = self.place.iteration_folder() / "00.train"
+        self.folder = training_folder(self.place)
 
     def member_folder(self, member: int) -> Path:
         """``train.00M``."""
@@ -67,14 +75,28 @@ class TrainingStage(Stage):
         )
         return tuple(self.folder / name for name in names)
 
+    @property
+    def kpu(self) -> Path | None:
+        """What an explorer needs besides the model; None for a committee."""
+        return kpu_of(self.folder) if self.finished else None
+
+    @property
+    def members(self) -> tuple[Path, ...]:
+        """The members that the training of a kpu-committee drew."""
+        return tuple(self.folder / name for name in self.facts.get("members", ()))
+
     def plan(self) -> list[Task]:
         """One task a member; when training is skipped, one that judges the model if there is a test set.
 
         Raises
         ------
         InputError
-            When training is skipped and there are fewer models than members.
+            When training is skipped and there are fewer models than members, or nothing is known of their errors.
+        NotAvailableError
+            When the trainer cannot learn its models' errors.
         """
+        if self.uncertainty is not None:
+            refuse_no_kpu(self.trainer)
         if self.skip_training and len(self.init_models) < self.n_members:
             raise InputError(
                 Problem(
@@ -97,6 +119,7 @@ class TrainingStage(Stage):
                 seed=seed,
                 # a member beyond those of the iteration before (model_num was raised) starts from scratch
                 init_model=self.init_models[member] if member < len(self.init_models) else None,
+                uncertainty=self.uncertainty,
             )
             if self.skip_training:
                 self._take_over(folder, self.init_models[member])
@@ -111,9 +134,13 @@ class TrainingStage(Stage):
         return tasks
 
     def _take_over(self, folder: Path, model: Path) -> None:
-        target = folder / self.trainer.model_file
-        if not target.exists():
-            write_through(target, lambda temporary: _copy(model, temporary))
+        copies = {self.trainer.model_file: model}
+        if self.uncertainty is not None:
+            known = known_errors(self.trainer, model, self.uncertainty.kind, self.why_skipped)
+            copies |= {name: model.parent / name for name in known.files}
+        for name, source in copies.items():
+            if not (folder / name).exists():
+                write_through(folder / name, lambda temporary, source=source: _copy(source, temporary))  # type: ignore[misc]
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
         """The trainer's word; a judging of models that were taken over needs its figures only."""
@@ -141,13 +168,69 @@ class TrainingStage(Stage):
         }
         for name in TEST_ERRORS[:2]:
             facts[name] = _mean([test.get(name) for test in tests])
+        outputs = list(facts["models"])
+        if self.uncertainty is not None:
+            folder = self.member_folder(0)
+            known = self.trainer.known_errors(folder, self.uncertainty.kind)
+            facts |= {
+                "uncertainty": known.facts,
+                "kpu": relative_path(known.kpu, self.folder),
+                "members": [relative_path(path, self.folder) for path in known.members],
+            }
+            outputs += [f"{folder.name}/{name}" for name in known.files]
         write_manifest(
             self.folder,
             "models",
             inputs={result.task.name: result.task.key for result in results.values()},
-            outputs=facts["models"],
+            outputs=outputs,
             facts=facts,
         )
+
+
+def training_folder(place: Place) -> Path:
+    """The product folder of an iteration's training."""
+    return place.iteration_folder() / "00.train"
+
+
+def kpu_of(folder: Path) -> Path | None:
+    """The kpu file of a finished training; None for a committee's."""
+    name = read_manifest(folder)["facts"].get("kpu")
+    return folder / name if name else None
+
+
+def refuse_no_kpu(engine: Trainer | Explorer) -> None:
+    """Refuse an engine that does not know its models' errors.
+
+    Raises
+    ------
+    NotAvailableError
+        With the cure.
+    """
+    if not engine.can_kpu:
+        raise NotAvailableError(
+            f"the engine {engine.name} has no kpu: strategy.uncertainty kpu and kpu-committee need the embedded engines "
+            '("command": "pwact-like" in resource.json); committee needs nothing of the kind'
+        )
+
+
+def known_errors(trainer: Trainer, model: Path, kind: KpuKind, why: str) -> KnownErrors:
+    """What lies beside a model that is taken over.
+
+    Raises
+    ------
+    InputError
+        When nothing is known of this model's errors, with the cure.
+    """
+    try:
+        return trainer.known_errors(model.parent, kind)
+    except DataError as error:
+        raise InputError(
+            Problem(
+                "param.json: strategy.uncertainty",
+                f"{kind} is wanted of a model that is taken over as it is ({why}): {error}",
+                "give a model in the folder of such a training; or let the model be trained: leave init_model_list out",
+            )
+        ) from error
 
 
 def _copy(source: Path, target: Path) -> None:

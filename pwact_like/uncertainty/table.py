@@ -27,6 +27,7 @@ from pwact_like.errors import DataError
 
 COMMITTEE = "committee"
 KPU = "kpu"
+KPU_COMMITTEE = "kpu-committee"
 EV_PER_ANG = "eV/Ang"
 DIMENSIONLESS = "1"
 
@@ -46,12 +47,12 @@ class DeviationTable:
     steps
         Shape (n,), int64: MD steps.
     value, minimum, mean
-        Shape (n,), float64: the criterion of selection (for a committee max_a σ_a), and the least and the mean over atoms
+        Shape (n,), float64: the criterion of selection (max_a σ_a; a variance where the unit is 1), and the least and the mean over atoms
         (NaN where the file has none). NaN and infinity are kept: such a frame is a failed one.
     kind
-        ``committee`` or ``kpu``.
+        ``committee``, ``kpu`` or ``kpu-committee`` (members drawn from one training's covariance; calibrated).
     unit
-        ``eV/Ang``, or ``1`` for a variance without dimension.
+        ``eV/Ang``, or ``1`` for a variance without dimension (kpu before its calibration).
     note
         What was odd about the file and mended (lines dropped, steps met twice); "" if nothing was.
     """

@@ -23,15 +23,16 @@ from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, I
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
 from pwact_like.stages.selection import SelectionStage, selection_request
 from pwact_like.stages.thinning import is_thinned, thin_trajectories
-from pwact_like.stages.training import TrainingStage
-from pwact_like.uncertainty.levels import TrustLevels
+from pwact_like.stages.training import TrainingStage, refuse_no_kpu
 from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
+from pwact_like.workflows.errors_known import LevelsInForce, explored_by, labelled_before, levels_in_force, tell, trainings_facts
 from pwact_like.workflows.history import dataset_facts, iteration_folders, iteration_row, write_records
 from pwact_like.workflows.session import Session
 from pwact_like.workflows.start import claim, refuse_foreign
 
 if TYPE_CHECKING:
     from pwact_like.config.run import RunParam
+    from pwact_like.config.train import UncertaintySettings
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +96,13 @@ class Campaign:
         self._take_edits()
         if not self._labelling(iteration).finished:
             self._refuse_mixed_theory(iteration)
-        exploration = self._exploration(iteration, entry, training.models)
+        levels = self._levels(iteration)
+        exploration = self._exploration(iteration, entry, training, levels)
+        if exploration.uncertainty is not None and not exploration.finished:
+            tell(iteration, levels, training.facts["uncertainty"])
         self._drive(exploration)
         self._take_edits()
-        selection = self._selection(iteration, exploration)
+        selection = self._selection(iteration, exploration, self._levels(iteration))
         self._drive(selection)
         self._warn_if_all_failed(selection.facts)
         self._take_edits()
@@ -152,6 +156,9 @@ class Campaign:
     def _place(self, iteration: int) -> Place:
         return Place(self.param.work_dir, self.param.seed, iteration)
 
+    def _places(self, before: int) -> list[Place]:
+        return [self._place(iteration) for iteration in range(before)]
+
     def _initial_data(self) -> InitialDataStage:
         param = self.param
         if not param.init_data and not param.init_model_list:
@@ -162,6 +169,7 @@ class Campaign:
             valid_data=param.valid_data,
             test_data=param.test_data,
             test_share=param.strategy.test_share,
+            valid_share=param.strategy.valid_share if param.strategy.learned is not None else 0.0,
             seed=derive_seed(param.seed, "test set"),
             allow_mixed_theory=param.strategy.allow_mixed_theory,
             label_theory=self.labeler.level_of_theory(param.dft.entry),
@@ -189,44 +197,57 @@ class Campaign:
             trainer=self.trainer,
             settings=param.train,
             command=self.session.command("train"),
-            n_members=param.strategy.model_num,
+            n_members=param.strategy.trained_models,
             train_data=train_data,
             valid_data=self._of_dataset("valid"),
             test_data=self._test_data(iteration),
             init_models=init_models,
             skip_training=bool(why_skipped),
             why_skipped=why_skipped,
+            uncertainty=self._learned(iteration),
         )
 
-    def _exploration(self, iteration: int, entry: int, models: tuple[Path, ...]) -> ExplorationStage:
+    def _learned(self, iteration: int) -> UncertaintySettings | None:
+        """What a training is to learn of its model's errors."""
+        learned = self.param.strategy.learned
+        if learned is None:
+            return None
+        return learned.model_copy(update={"labelled": labelled_before(self._places(iteration))})
+
+    def _exploration(self, iteration: int, entry: int, training: TrainingStage, levels: LevelsInForce) -> ExplorationStage:
         from pwact_like.data.formats import read_structure
 
         strategy, explore = self.param.strategy, self.param.explore
         # md_jobs may have been shortened after this entry was explored
         jobs = explore.md_jobs[entry] if entry < len(explore.md_jobs) else ()
+        uncertainty = explored_by(training, strategy)
+        if uncertainty is not None:
+            refuse_no_kpu(self.explorer)
+        members = training.members if uncertainty is not None and uncertainty.kind == "kpu-committee" else ()
         return ExplorationStage(
             place=self._place(iteration),
             explorer=self.explorer,
             command=self.session.command("explore"),
-            models=models,
+            models=(*training.models, *members),
+            uncertainty=uncertainty,
             runs=plan_runs(jobs, explore.sys_configs, strategy.max_select, explore.lmps_in),
-            upper_level=self._levels().upper,
+            upper_level=levels.upper,
             read_structure=read_structure,
             failure_budget=strategy.failure_budget,
             entry=entry,
         )
 
-    def _levels(self) -> TrustLevels:
-        strategy = self.param.strategy
-        return TrustLevels(strategy.lower_model_devi_f, strategy.upper_model_devi_f)
+    def _levels(self, iteration: int) -> LevelsInForce:
+        return levels_in_force(self.param.strategy, trainings_facts(self._places(iteration + 1)))
 
-    def _selection(self, iteration: int, exploration: ExplorationStage) -> SelectionStage:
+    def _selection(self, iteration: int, exploration: ExplorationStage, levels: LevelsInForce) -> SelectionStage:
         request = selection_request(
             self._place(iteration),
             self.explorer,
             exploration.folder,
             self.param.strategy,
-            self._levels(),
+            levels.levels,
+            levels.source,
             self._test_data(iteration),
         )
         return SelectionStage(request, self.session.fork)
@@ -254,7 +275,7 @@ class Campaign:
 
     def _labels(self, before: int) -> list[tuple[Path, dict[str, Any]]]:
         """Folder and facts of the labels of every earlier iteration."""
-        folders = [label_folder(self._place(iteration)) for iteration in range(before)]
+        folders = [label_folder(place) for place in self._places(before)]
         return [(folder, read_manifest(folder)["facts"]) for folder in folders]
 
     def _train_data(self, iteration: int) -> tuple[DataPath, ...]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.config.load import Loaded, load_run
-from pwact_like.engines.protocols import ExploreRequest, LabelRequest, TrainRequest
+from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, LabelRequest, TrainRequest
 from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 from pwact_like.errors import InputError, NotAvailableError, Problem
 from pwact_like.fsio import is_finished, read_manifest, write_json
 from pwact_like.stages.exploration import Run, plan_runs
 from pwact_like.stages.initial_data import DATASET_FOLDER, DATASET_KIND
+from pwact_like.stages.training import known_errors, refuse_no_kpu
 from pwact_like.workflows.driver import fork
 from pwact_like.workflows.history import iteration_folders
 
@@ -119,14 +120,22 @@ def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[tuple[str, Path,
     param, resource = loaded.param, loaded.resource
     commands = {name: "" if (section := getattr(resource, name)) is None else section.command for name in ("train", "explore", "dft")}
     trainer, explorer, labeler = trainer_for(param.train), explorer_for(param.explore), labeler_for(param.dft.labelling)
-    training = TrainRequest(param.init_data, param.valid_data, param.test_data, param.train, seed=1)
+    learned = param.strategy.learned
+    training = TrainRequest(param.init_data, param.valid_data, param.test_data, param.train, seed=1, uncertainty=learned)
+    if learned is not None:
+        for engine in (trainer, explorer):
+            yield "strategy.uncertainty", scratch, partial(refuse_no_kpu, engine)
+        for model in param.init_model_list:
+            yield "init_model_list", scratch, partial(known_errors, trainer, model, learned.kind, "init_model_list")
     yield "train", scratch, partial(trainer.commands, commands["train"], training)
     if param.init_data:
         yield "train", scratch / "train", partial(trainer.write, scratch / "train", training)
-    models = tuple(Path(f"{index}/{trainer.model_file}") for index in range(param.strategy.model_num))
+    count = 1 if param.strategy.uncertainty == "kpu" else param.strategy.model_num
+    models = tuple(Path(f"{index}/{trainer.model_file}") for index in range(count))
+    uncertainty = None if learned is None else ExploreUncertainty(learned.kind, Path("0/kpu"), param.strategy.kpu_scale)
     for number, (run, atoms) in enumerate(_kinds(param)):
         name, folder = str(run.structure), scratch / str(number)
-        request = ExploreRequest(atoms, models, run.md, 1, param.strategy.upper_model_devi_f, run.lmps_in)
+        request = ExploreRequest(atoms, models, run.md, 1, None, run.lmps_in, uncertainty)
         yield name, folder, partial(_refuse_no_cell, param, name, atoms)
         yield name, folder / "md", partial(explorer.write, folder / "md", request)
         yield "explore", folder, partial(explorer.commands, commands["explore"], request)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from trainer_contract import TrainerContract, copper
 
 from pwact_like.cli.main import main
 from pwact_like.config.common import DataPath
-from pwact_like.config.train import Descriptor, Fitting, Optimizer, TrainSettings
+from pwact_like.config.train import Descriptor, Fitting, LabelledBefore, Optimizer, TrainSettings, UncertaintySettings
 from pwact_like.data.formats import write_frames
 from pwact_like.data.frames import Label
 from pwact_like.engines.trainers.embedded import EmbeddedTrainer
 from pwact_like.errors import InputError, NotAvailableError
 from pwact_like.outcome import Ok, Reject
+from pwact_like.stages.base import Place, TaskMaker
 
 torch = pytest.importorskip("torch")
 
@@ -91,6 +93,7 @@ class TestEmbeddedTrainer(TrainerContract):
             descriptor=Descriptor(rmax=5.5, rmin=2.0, m2=3, network_size=(5, 7), sel=(20, 30)),
             fitting=Fitting(network_size=(9, 8, 1)),
             optimizer=Optimizer(
+                name="ADAM",
                 epochs=3,
                 batch_size=2,
                 learning_rate=2e-3,
@@ -153,13 +156,82 @@ class TestEmbeddedTrainer(TrainerContract):
 
     @pytest.mark.parametrize(
         ("change", "words"),
-        [({"model_type": "NEP"}, "NEP"), ({"optimizer": Optimizer(name="LKF")}, "LKF")],
+        [({"model_type": "NEP"}, "NEP"), ({"optimizer": Optimizer(name="GKF")}, "GKF")],
     )
     def test_what_is_not_built_is_refused_before_anything_is_written(self, tmp_path, data, change, words):
         request = replace(self.request(data), settings=self.settings().model_copy(update=change))
         with pytest.raises(NotAvailableError, match=words):
             self.trainer().write(tmp_path / "task", request)
         assert not (tmp_path / "task").exists()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def knowing(cls, tmp_path_factory, data) -> Path:
+        """A training that has learned its model's errors and drawn a committee."""
+        contract = cls()
+        request = replace(contract.request(data, epochs=2), uncertainty=UncertaintySettings(kind="kpu-committee", members=3))
+        folder = tmp_path_factory.mktemp("knowing")
+        contract.train(folder, request)
+        return folder
+
+    def test_a_training_learns_its_model_s_errors_when_asked(self, knowing):
+        trainer = self.trainer()
+        known = trainer.known_errors(knowing, "kpu-committee")
+        assert [path.name for path in known.members] == ["member.000.pt", "member.001.pt", "member.002.pt"]
+        assert known.files == ("kpu.pt", "uncertainty.json", *(path.name for path in known.members))
+        assert all((knowing / name).is_file() for name in known.files)
+        assert known.facts["kind"] == "kpu-committee" and known.facts["labellings"] == 0
+        assert 0.0 < known.facts["lower_ev_per_ang"] < known.facts["upper_ev_per_ang"]
+        assert trainer.known_errors(knowing, "kpu").members == ()
+
+    def test_what_is_asked_of_errors_reads_back_and_names_no_place(self, tmp_path, data, knowing):
+        from pwact_like.config.load import load_train
+
+        before = LabelledBefore(model=knowing / "model.pt", kpu=knowing / "kpu.pt", data=(DataPath(path=data["train_b"]),))
+        wanted = UncertaintySettings(posterior="last-layer", tau=0.01, samples=7, keep_covariance=True, labelled=(before, before))
+        request = replace(self.request(data), uncertainty=wanted)
+        files = self.trainer().write(tmp_path, request)
+        assert files.outputs[-2:] == ("kpu.pt", "uncertainty.json")
+        for place in (knowing, data["train_b"].parent):
+            assert str(place) not in (tmp_path / "train.json").read_text()
+        read, notes = load_train(tmp_path / "train.json", start_attempt(tmp_path, files, 1))
+        assert notes == () and read.uncertainty.model_copy(update={"labelled": ()}) == wanted.model_copy(update={"labelled": ()})
+        for found in read.uncertainty.labelled:
+            assert found.model.resolve() == before.model.resolve() and found.kpu.resolve() == before.kpu.resolve()
+            assert [path.path.resolve() for path in found.data] == [data["train_b"].resolve()]
+
+    def test_labels_that_followed_recalibrate(self, tmp_path, data, knowing):
+        before = LabelledBefore(model=knowing / "model.pt", kpu=knowing / "kpu.pt", data=(DataPath(path=data["train_b"]),))
+        request = replace(
+            self.request(data, epochs=2, init_model=knowing / "model.pt"), uncertainty=UncertaintySettings(samples=4, labelled=(before,))
+        )
+        self.train(tmp_path, request)
+        facts = self.trainer().known_errors(tmp_path, "kpu").facts
+        assert facts["labellings"] == 1 and facts["calibration"]["n_frames"] == 4 + 3
+
+    def test_the_key_of_a_training_follows_the_labels_that_recalibrate(self, tmp_path, data, knowing):
+        def key(name, labels):
+            before = LabelledBefore(model=knowing / "model.pt", kpu=knowing / "kpu.pt", data=(DataPath(path=labels),))
+            request = replace(self.request(data), uncertainty=UncertaintySettings(labelled=(before,)))
+            folder = tmp_path / name
+            files = self.trainer().write(folder, request)
+            return TaskMaker(Place(tmp_path, 1))("embedded", folder, "train", ("true",), files, 1).key
+
+        copy = tmp_path / "elsewhere" / "train_b.xyz"
+        copy.parent.mkdir()
+        copy.write_bytes(data["train_b"].read_bytes())
+        first = key("a", data["train_b"])
+        assert key("b", copy) == first
+        copy.write_bytes(data["valid"].read_bytes())
+        assert key("c", copy) != first
+
+    @pytest.mark.parametrize("lost", ["kpu.pt", "uncertainty.json", "member.001.pt"])
+    def test_a_training_that_left_less_than_was_asked_is_rejected(self, tmp_path, knowing, lost):
+        shutil.copytree(knowing, tmp_path / "attempt", ignore=shutil.ignore_patterns(".attempt"))
+        assert self.trainer().outcome(tmp_path / "attempt") == Ok()
+        (tmp_path / "attempt" / lost).unlink()
+        outcome = self.trainer().outcome(tmp_path / "attempt")
+        assert isinstance(outcome, Reject) and lost in outcome.reason
 
     def test_a_training_without_data_is_refused(self, tmp_path, data):
         with pytest.raises(InputError, match="init_data"):

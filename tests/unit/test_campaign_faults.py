@@ -47,6 +47,19 @@ def test_a_frame_named_twice_is_not_split_into_train_and_test(tmp_path, seed):
     assert facts["frames"]["train"] + facts["frames"]["test"] == 6 and facts["repeated"] == 6
 
 
+def test_what_tells_how_wrong_a_model_is_was_never_trained_on(tmp_path):
+    # held out anew at every training, validation frames were among those that the model had been warm-started from
+    write(tmp_path / "a.xyz", micro.copper_frames(12, seed=5), format="extxyz")
+    request = request_of(tmp_path, "a.xyz", valid_share=0.1, test_share=0.0)
+    assert make_initial_data(request)["frames"] == {"train": 10, "valid": 2, "test": 0}  # 10 % would be one: too few to calibrate
+    first = (tmp_path / "dataset/valid.xyz").read_text()
+    make_initial_data(request)
+    assert (tmp_path / "dataset/valid.xyz").read_text() == first
+    write(tmp_path / "v.xyz", micro.copper_frames(3, seed=8), format="extxyz")
+    given = request_of(tmp_path, "a.xyz", valid_share=0.1, test_share=0.0, valid_data=(DataPath(path=tmp_path / "v.xyz"),))
+    assert make_initial_data(given)["frames"] == {"train": 12, "valid": 3, "test": 0}
+
+
 def test_data_added_after_the_sets_were_made_are_not_ignored_without_a_word(tmp_path):
     write(tmp_path / "a.xyz", micro.copper_frames(4, seed=5), format="extxyz")
     write(tmp_path / "b.xyz", micro.copper_frames(5, seed=6), format="extxyz")

@@ -90,6 +90,23 @@ def test_the_counts_of_trajectories(tmp_path, capsys):
     assert "2 entries of md_jobs with 27, 1 trajectories" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ({"uncertainty": "kpu"}, "levels from each training's calibration"),
+        ({"uncertainty": "kpu", "kpu_lower": 0.1, "kpu_upper": 0.4}, "levels 0.1 to 0.4 eV/Å"),
+        ({"uncertainty": "kpu", "kpu_lower": 0.1}, "levels lower 0.1 eV/Å, upper from it"),
+        ({"uncertainty": "kpu", "kpu_upper": 0.4}, "levels upper 0.4 eV/Å, lower from each training's calibration"),
+        ({"uncertainty": "kpu", "kpu_scale": "relative"}, "levels 0.5 times the KPU of each run's first frames, and 1.5 times that"),
+        ({"uncertainty": "kpu-committee"}, "1 model and 4 members drawn from it (laplace)"),
+    ],
+)
+def test_which_levels_hold(tmp_path, capsys, strategy, words):
+    write(tmp_path, "param.json", changed(run_files(tmp_path), "strategy", strategy))
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 0
+    assert words in capsys.readouterr().out
+
+
 def test_an_unreadable_structure_is_named(tmp_path):
     settings = run_files(tmp_path)
     (tmp_path / "broken.poscar").write_text(POSCAR_SI[:60])

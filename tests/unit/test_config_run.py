@@ -305,7 +305,12 @@ def test_levels_and_numbers_of_models(tmp_path):
         ({"lower_model_deiv_f": 0.3, "upper_model_devi_f": 0.3}, "smaller"),
         ({"model_num": 2}, "3 models"),
         ({"uncertainty": "KPU", "model_num": 4}, "one model"),
-        ({"kpu_lower": 2}, "kpu_lower"),
+        ({"uncertainty": "kpu", "kpu_lower": 2, "kpu_upper": 1.5}, "kpu_lower (2)"),
+        ({"uncertainty": "kpu", "kpu_scale": "relative", "kpu_lower": 2, "kpu_upper": 0.9}, "above 1"),
+        ({"kpu_scale": "relative"}, "only kpu has that scale"),
+        ({"uncertainty": "kpu_committee", "kpu_scale": "relative"}, "only kpu has that scale"),
+        ({"uncertainty": "kpu_committee", "model_num": 1}, "2 members"),
+        ({"uncertainty": "KPU-Committee", "upper_model_devi_f": 0.05, "lower_model_devi_f": 0.1}, "smaller"),
     ):
         assert words in problems(tmp_path, strategy=strategy)["strategy"]
     assert (
@@ -320,12 +325,53 @@ def test_two_faults_of_a_strategy_are_both_told(tmp_path):
     assert "3 models" in both and "smaller" in both
 
 
-def test_kpu_is_known_and_not_built(tmp_path):
-    loaded = load(tmp_path, strategy={"uncertainty": "KPU"}, train__optimizer={"optimizer": "LKF"})
-    whats = [problem.what for problem in unavailable(loaded)]
-    assert any("kpu" in what for what in whats) and any("LKF" in what for what in whats)
-    assert "LKF" in problems(tmp_path, strategy={"uncertainty": "kpu", "compress": True}, train__optimizer="ADAM")["strategy.uncertainty"]
+def test_kpu_and_what_excludes_it(tmp_path):
+    loaded = load(tmp_path, strategy={"uncertainty": "KPU"}, train__optimizer="ADAM")
+    assert not unavailable(loaded) and loaded.param.strategy.given_levels == (None, None)
+    assert loaded.param.strategy.trained_models == 1 and not loaded.param.strategy.is_relative
+    learned = loaded.param.strategy.learned
+    assert (learned.kind, learned.posterior, learned.samples, learned.tau) == ("kpu", "laplace", 16, 1e-4)
+    assert any("valid_data" in note and "10%" in note for note in loaded.notes)
+    by_filter = {"uncertainty": "kpu", "kpu_posterior": "Filter"}
+    assert load(tmp_path, strategy=by_filter).param.strategy.learned.posterior == "filter"
+    assert "not of ADAM" in problems(tmp_path, strategy=by_filter, train__optimizer="ADAM")["strategy.kpu_posterior"]
     assert "exclude" in problems(tmp_path, strategy={"uncertainty": "kpu", "compress": True})["strategy.compress"]
+    assert "model_type DP" in problems(tmp_path, strategy={"uncertainty": "kpu"}, train__model_type="NEP")["strategy.uncertainty"]
+
+
+def test_kpu_committee_has_its_own_defaults_and_the_committee_keeps_its(tmp_path):
+    strategy = load(tmp_path, strategy={"uncertainty": "kpu_committee", "kpu_posterior": "last_layer"}).param.strategy
+    assert (strategy.uncertainty, strategy.model_num, strategy.trained_models, strategy.given_levels) == (
+        "kpu-committee",
+        4,
+        1,
+        (None, None),
+    )
+    assert (strategy.learned.members, strategy.learned.posterior) == (4, "last-layer")
+    assert Strategy(uncertainty="kpu-committee", lower_model_devi_f=0.1).given_levels == (0.1, None)
+    assert Strategy().given_levels == (0.05, 0.15) and Strategy().learned is None and Strategy().trained_models == 4
+
+
+def test_pwacts_scale_keeps_pwacts_levels(tmp_path):
+    relative = {"uncertainty": "kpu", "kpu_scale": "Relative"}
+    loaded = load(tmp_path, strategy=relative)
+    assert loaded.param.strategy.is_relative and loaded.param.strategy.given_levels == (0.5, 1.5)
+    assert any("0.75 times" in note for note in loaded.notes)
+    assert not any("times the KPU" in note for note in load(tmp_path, strategy={**relative, "kpu_lower": 1.2, "kpu_upper": 3}).notes)
+
+
+def test_notes_say_which_levels_hold(tmp_path):
+    def notes(**strategy):
+        return [note for note in load(tmp_path, strategy=strategy).notes if "strategy." in note]
+
+    (note,) = notes(uncertainty="kpu", kpu_lower=0.1)
+    assert "kpu_lower" in note and "taken as eV/Å" in note
+    (note,) = notes(uncertainty="kpu", upper_model_deiv_f=0.3)
+    assert "strategy.upper_model_deiv_f" in note and "without effect" in note
+    assert len(notes(kpu_lower=0.5, kpu_upper=1.5, kpu_samples=8)) == 3
+    assert notes(uncertainty="kpu-committee", lower_model_devi_f=0.1) == []
+    assert any("meV" in note for note in notes(uncertainty="kpu-committee", upper_model_devi_f=150))
+    assert any("without effect in a campaign" in note for note in load(tmp_path, train__uncertainty=True).notes)
 
 
 def test_convergence(tmp_path):
@@ -346,6 +392,18 @@ def test_models_to_begin_with(tmp_path):
     assert len(load(tmp_path, settings).param.init_model_list) == 4
     assert "3 models for model_num 4" in problems(tmp_path, settings, init_model_list=["0.pt", "1.pt", "2.pt"])["init_model_list"]
     assert set(problems(tmp_path, settings, init_model_list=["0.pt", "9.pt"])) == {"init_model_list[1]"}
+
+
+def test_a_model_to_begin_with_for_kpu_has_its_errors_beside_it(tmp_path):
+    settings = changed(run_files(tmp_path), "strategy", {"uncertainty": "kpu"})
+    for name in ("model.pt", "other.pt"):
+        (tmp_path / name).write_text("model")
+    found = problems(tmp_path, settings, init_model_list=["model.pt"])
+    assert "kpu.pt and uncertainty.json missing" in found["init_model_list"] and "leave init_model_list out" in found["init_model_list"]
+    for name in ("kpu.pt", "uncertainty.json"):
+        (tmp_path / name).write_text("{}")
+    assert len(load(tmp_path, settings, init_model_list=["model.pt"]).param.init_model_list) == 1
+    assert "2 models for kpu" in problems(tmp_path, settings, init_model_list=["model.pt", "other.pt"])["init_model_list"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from toy_potentials import LennardJones, Remembering, ScaledCommittee
 
 from pwact_like.data.xyz_trajectory import fetch_steps, steps
 from pwact_like.engines.explorers import md_files
-from pwact_like.engines.explorers.dynamics import deviation_row, least_distance, run_md
+from pwact_like.engines.explorers.dynamics import least_distance, run_md
 from pwact_like.engines.explorers.md_files import MdResult
 from pwact_like.engines.explorers.md_input import MdInput, StopLimits
+from pwact_like.engines.explorers.potential import deviation_row
 from pwact_like.engines.protocols import MdSettings
 from pwact_like.errors import InputError
 from pwact_like.uncertainty.table import read_table

@@ -1,6 +1,7 @@
 """The pool of explored frames, the csv files, and other levels on an exploration that was done."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from pwact_like.cli.main import main
 from pwact_like.errors import DataError, InputError
 from pwact_like.stages.frame_pool import CSV_NAMES, read_pool, write_csvs
 from pwact_like.stages.refilter import refilter
-from pwact_like.stages.selection import counts_line
+from pwact_like.stages.selection import counts_line, levels_facts, summary
 from pwact_like.uncertainty.choice import choose
-from pwact_like.uncertainty.levels import TrustLevels
+from pwact_like.uncertainty.levels import FrameClass, RelativeLevels, TrustLevels
+from pwact_like.uncertainty.table import TableWriter
 
 DEEPMD_HEADER = (
     "#       step         max_devi_v         min_devi_v         avg_devi_v         max_devi_f         min_devi_f         avg_devi_f\n"
@@ -109,6 +111,56 @@ def test_counts_line_is_pwacts():
     facts = {"frames_planned": 48, "accurate": 16, "candidate": 24, "failed": 8}
     assert counts_line(facts) == "Total structures 48    accurate 16 rate 33.33%    selected 24 rate 50.00%    error 8 rate 16.67%"
     assert "rate 0.00%" in counts_line({"frames_planned": 0, "accurate": 0, "candidate": 0, "failed": 0})
+
+
+def kpu_row(tmp_path, leaf, values, *, unit="1", **changes):
+    path = tmp_path / leaf / "model_devi.out"
+    path.parent.mkdir(parents=True)
+    with TableWriter(path, "kpu", unit) as table:
+        for number, value in enumerate(values):
+            table.append(10 * number, (value, value, value))
+    fields = {"leaf": leaf, "system": leaf, "group": 0, "quota": 9, "structure": f"{leaf}.xyz", "frames_planned": len(values), "ended": ""}
+    return {**fields, "trajectory": f"{leaf}/traj.xyz", "table": f"{leaf}/model_devi.out", **changes}
+
+
+def test_levels_relative_to_a_run_s_own_frames_are_each_run_s(tmp_path):
+    """PWact's kpu_lower and kpu_upper; the second run is a thousand times more uncertain, and falls as the first does."""
+    shape = [1.0, 0.5, 2.0, 7.0, float("nan")]
+    rows = [kpu_row(tmp_path, "cold", [1e-4 * value for value in shape]), kpu_row(tmp_path, "hot", [0.1 * value for value in shape])]
+    pool = read_pool(rows, tmp_path)
+    levels = RelativeLevels(1.5, 3.0)
+    pool.refuse_other_unit(levels)
+    expected = [FrameClass.ACCURATE, FrameClass.ACCURATE, FrameClass.CANDIDATE, FrameClass.FAILED, FrameClass.FAILED]
+    assert pool.classify(levels).tolist() == expected * 2
+    assert pool.counts_of(0, levels) == pool.counts_of(1, levels) == (2, 1, 2)
+    assert pool.levels_of(1, levels).lower == pytest.approx(0.15) and pool.levels_of(1, levels).upper == pytest.approx(0.45)
+    text = summary(
+        {**pool.counts(pool.classify(levels)), **levels_facts(levels, "param.json"), "kind": pool.kind, "notes": []}
+        | {"chosen_candidates": 2, "chosen_random": 0, "rescued": 0},
+        rows,
+        pool,
+        levels,
+    )
+    assert "levels: lower 1.5 upper 4.5 times each run's own first values (kpu, a variance), from param.json" in text
+    assert re.search(r"hot +5 +2 +1 +2 +0.15 +0.45  complete", text)
+
+
+def test_levels_and_tables_of_different_units_are_refused(tmp_path):
+    variance = read_pool([kpu_row(tmp_path, "a", [1e-4])], tmp_path)
+    sigma = read_pool([kpu_row(tmp_path, "b", [0.1], unit="eV/Ang")], tmp_path)
+    sigma.refuse_other_unit(TrustLevels(0.05, 0.2))
+    for pool, levels in ((variance, TrustLevels(0.05, 0.2)), (sigma, RelativeLevels(0.5, 1.5))):
+        with pytest.raises(DataError, match="kpu_scale was edited"):
+            pool.refuse_other_unit(levels)
+    read_pool([row(tmp_path, "c", None, planned=3)], tmp_path).refuse_other_unit(RelativeLevels(0.5, 1.5))  # nothing was explored
+
+
+def test_filter_takes_levels_in_the_unit_of_a_kpu_table(tmp_path):
+    for unit, values in (("eV/Ang", [0.05, 0.2, 0.5]), ("1", [1e-4, 2e-4, 9e-4])):
+        md = tmp_path / unit.replace("/", "") / "md"
+        kpu_row(md / "md.000.sys.000", "md.000.sys.000.t.000", values, unit=unit)
+        text, _ = refilter(md, 1.5 * values[0], 1.5 * values[1], save=False)
+        assert "accurate 1 rate 33.33%    selected 1 rate 33.33%    error 1 rate 33.33%" in text and "(kpu" in text
 
 
 def test_filter_reads_a_folder_without_manifest_and_saves_beside_it(tmp_path, capsys):

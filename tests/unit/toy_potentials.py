@@ -6,21 +6,22 @@ from functools import cache
 
 import numpy as np
 
+from pwact_like.engines.explorers.potential import CommitteePotential
+
 
 @cache
 def _pairs_of(n):
     return np.triu_indices(n, 1)
 
 
-class LennardJones:
+class LennardJones(CommitteePotential):
     """Lennard-Jones argon, the force shifted to zero at the cutoff; minimum images, so the cell must be wide enough.
 
     Source of the parameters: A. Rahman, Phys. Rev. 136, A405 (1964): ε/k = 120 K, σ = 3.4 Å.
     """
 
-    n_models = 1
-
     def __init__(self, cutoff_ang=5.2, eps=120 * 8.617333262e-5, sigma=3.4):
+        CommitteePotential.__init__(self, 1)
         self.cutoff, self.eps, self.sigma = cutoff_ang, eps, sigma
         self.calls = 0
 
@@ -65,7 +66,7 @@ class ScaledCommittee(LennardJones):
     def __init__(self, *scales, **settings):
         super().__init__(**settings)
         self.scales = np.array([1.0, *scales])
-        self.n_models = len(self.scales)
+        CommitteePotential.__init__(self, len(self.scales))
 
     def compare(self, atoms):
         energy, forces, virial = self.drive(atoms)

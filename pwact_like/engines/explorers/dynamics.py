@@ -1,6 +1,6 @@
-"""Molecular dynamics with a committee: one trajectory file, one deviation table, and an honest end.
+"""Molecular dynamics with a potential that may know its errors: one trajectory file, one deviation table, and an honest end.
 
-A run that goes astray (atoms collide, the temperature or the cell explodes, the committee's deviation explodes, a number
+A run that goes astray (atoms collide, the temperature or the cell explodes, the uncertainty explodes, a number
 is no longer finite) stops, keeps the frames it has and says why; that is what exploration is for, and no failure.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,12 @@ from pwact_like.engines.explorers.integrators import (
 )
 from pwact_like.engines.explorers.md_files import MdFiles, MdResult, load_checkpoint
 from pwact_like.engines.explorers.md_input import MdInput, StopLimits
-from pwact_like.engines.explorers.potential import Potential
+from pwact_like.engines.explorers.potential import Deviation, Potential
 from pwact_like.engines.protocols import MdSettings
 from pwact_like.errors import InputError, Problem
 from pwact_like.seeds import sha256_file
 from pwact_like.time_limit import TimeLimit, out_of_time
-from pwact_like.uncertainty.committee import force_deviation, virial_deviation
+from pwact_like.uncertainty.table import EV_PER_ANG
 from pwact_like.units import BAR_PER_EV_PER_ANG3, EV_PER_KELVIN
 
 if TYPE_CHECKING:
@@ -44,30 +44,6 @@ Progress = Callable[[int], None]
 
 class _AstrayError(Exception):
     """The run has gone astray; the text says how."""
-
-
-@dataclass
-class _Deviation:
-    """(max, min, mean) over atoms of the force deviation, and over components of the virial deviation."""
-
-    forces: tuple[float, float, float]
-    virials: tuple[float, float, float]
-
-
-def deviation_row(forces: Array, virials: Array) -> _Deviation:
-    """One row of the deviation table, in DeePMD-kit's figures.
-
-    Parameters
-    ----------
-    forces, virials
-        Shapes (K, N, 3) in eV/Å and (K, 3, 3) in eV. The virial's deviation is an atom's, and its mean is quadratic.
-    """
-    sigma = force_deviation(forces)
-    virial = virial_deviation(virials, forces.shape[1])
-    return _Deviation(
-        (float(sigma.max()), float(sigma.min()), float(sigma.mean())),
-        (float(virial.max()), float(virial.min()), float(np.sqrt((virial**2).mean()))),
-    )
 
 
 def build_integrator(md: MdSettings, n_degrees: int, cell: Array) -> Integrator:
@@ -84,14 +60,14 @@ def build_integrator(md: MdSettings, n_degrees: int, cell: Array) -> Integrator:
 
 
 def run_md(atoms: Atoms, potential: Potential, run: MdInput, folder: Path, progress: Progress | None = None) -> MdResult:
-    """Run, or go on from the checkpoint in ``folder``, and leave trajectory, table (K ≥ 2 models), log and result there.
+    """Run, or go on from the checkpoint in ``folder``, and leave trajectory, deviation table, log and result there.
 
     Parameters
     ----------
     atoms
         Start structure: numbers, positions, cell; pbc follows from ``run.md.boundary``.
     potential
-        What drives the atoms.
+        What drives the atoms; without a ``kind`` there is no table.
     run
         Settings.
     folder
@@ -112,7 +88,8 @@ def run_md(atoms: Atoms, potential: Potential, run: MdInput, folder: Path, progr
         loop.resume(checkpoint.arrays)
     else:
         loop.begin()  # before a file is touched: models and structure may not belong together
-    with MdFiles(folder, with_table=potential.n_models > 1, sizes=checkpoint.sizes if checkpoint else None) as files:
+    table = (potential.kind, potential.unit) if potential.kind else None
+    with MdFiles(folder, table=table, sizes=checkpoint.sizes if checkpoint else None) as files:
         ended = loop.run(files, progress)
         result = MdResult(ended, loop.step, loop.frames, run.md.frames_planned)
     result.write(folder)
@@ -140,6 +117,8 @@ def _fingerprint(atoms: Atoms, run: MdInput) -> str:
         digest.update(np.ascontiguousarray(array).tobytes())
     for model in run.models:
         digest.update(sha256_file(model).encode())
+    if run.uncertainty is not None:
+        digest.update(f"{run.uncertainty.kind} {run.uncertainty.scale} {sha256_file(run.uncertainty.kpu)}".encode())
     return digest.hexdigest()
 
 
@@ -153,8 +132,8 @@ class _Loop:
         self.run_input = run
         self.step = 0
         self.frames = 0
-        self.deviation: _Deviation | None = None
-        self.compare_now = False
+        self.deviation: Deviation | None = None
+        self.assess_now = False
         masses = atoms.get_masses()[:, None]
         nothing = np.zeros((len(atoms), 3))
         momenta = thermal_momenta(masses, EV_PER_KELVIN * run.md.temp_k, run.seed)
@@ -166,7 +145,7 @@ class _Loop:
 
     def begin(self) -> None:
         """Evaluate the start structure."""
-        self.compare_now = self.potential.n_models > 1
+        self.assess_now = bool(self.potential.kind)
         try:
             self.state.energy, self.state.forces, self.state.virial = self._evaluate(self.state.positions, self.state.cell)
         except _AstrayError as astray:
@@ -219,7 +198,7 @@ class _Loop:
         run = self.run_input
         self.step += 1
         is_frame = self.step % run.md.trj_freq == 0
-        self.compare_now = self.potential.n_models > 1 and (is_frame or run.deviation_every_step)
+        self.assess_now = bool(self.potential.kind) and (is_frame or run.deviation_every_step)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 self.integrator.step(self.state, self._evaluate)
@@ -235,12 +214,11 @@ class _Loop:
         if self.run_input.md.ensemble.startswith("npt"):
             self._check_cell(cell)
             self.atoms.set_cell(cell, scale_atoms=False)
-        if not self.compare_now:
+        if not self.assess_now:
             energy, forces, virial = self.potential.drive(self.atoms)
         else:
-            energies, all_forces, virials = self.potential.compare(self.atoms)
-            self.deviation = deviation_row(all_forces, virials)
-            energy, forces, virial = float(energies[0]), all_forces[0], virials[0]
+            found = self.potential.assess(self.atoms)
+            energy, forces, virial, self.deviation = found.energy, found.forces, found.virial, found.deviation
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise _AstrayError("the model's energy or forces are not finite")
         return energy, forces, virial
@@ -268,8 +246,13 @@ class _Loop:
             self._check_deviation(stop)
 
     def _check_deviation(self, stop: StopLimits) -> None:
-        if stop.deviation is not None and self.deviation is not None and not self.deviation.forces[0] <= stop.deviation:
-            raise _AstrayError(f"the force deviation is {self.deviation.forces[0]:.4g} eV/Å (limit {stop.deviation:g} eV/Å)")
+        if self.deviation is None:
+            return
+        value, unit = self.deviation.forces[0], " eV/Å" if self.potential.unit == EV_PER_ANG else ""
+        if not np.isfinite(value):
+            raise _AstrayError(f"the force deviation is not finite ({value})")
+        if stop.deviation is not None and value > stop.deviation:
+            raise _AstrayError(f"the force deviation is {value:.4g}{unit} (limit {stop.deviation:g}{unit})")
 
     def _frame(self, files: MdFiles) -> None:
         """Write a frame, its deviation and a line of the log; a frame with colliding atoms is not written."""
@@ -278,7 +261,7 @@ class _Loop:
         if distance < stop.distance_ang:
             raise _AstrayError(f"two atoms are {distance:.3f} Å apart (limit {stop.distance_ang:g} Å)")
         state = self.state
-        deviation = self.deviation if self.potential.n_models > 1 else None
+        deviation = self.deviation if self.potential.kind else None
         pressure = np.nan
         if self.run_input.md.boundary:
             pressure = float(np.trace(state.kinetic_tensor + state.virial)) / (3.0 * state.volume) * BAR_PER_EV_PER_ANG3

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pwact_like.config.train import KPU_FILE
 from pwact_like.engines.explorers.md_files import CHECKPOINT, LOG, RESULT, TABLE, TRAJECTORY, MdResult
 from pwact_like.engines.explorers.md_input import MD_JSON, START, STOP_DEVIATION_LEVELS, to_json
 from pwact_like.engines.launcher import own_command
@@ -22,14 +23,15 @@ class EmbeddedExplorer(Explorer):
     """One trajectory is one call of ``pwact-like md md.json``; everything it needs lies in the task's folder."""
 
     name: ClassVar[str] = "embedded"
+    can_kpu: ClassVar[bool] = True
 
     def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
-        """Write md.json and start.xyz; the models are links.
+        """Write md.json and start.xyz; the models and kpu.pt are links.
 
         Raises
         ------
         InputError
-            For fewer than two models (no deviation), or settings that cannot be run.
+            For models that give no deviation, or settings that cannot be run.
         NotAvailableError
             For a LAMMPS input of the user's own.
         """
@@ -40,10 +42,14 @@ class EmbeddedExplorer(Explorer):
                 f"{request.lmps_in}: the embedded MD reads no LAMMPS input; give nsteps, ensemble and temps in md_jobs, "
                 "or explore with LAMMPS (explore.command in resource.json)"
             )
-        if len(request.models) < 2:
+        kpu = request.uncertainty
+        if kpu is None and len(request.models) < 2:
             raise InputError(
                 Problem(str(folder), "a deviation needs a committee of at least two models", "set strategy.model_num to 3 or more")
             )
+        if kpu is not None and (len(request.models) > 1) != (kpu.kind == "kpu-committee"):
+            wanted = "the model and its members" if kpu.kind == "kpu-committee" else "one model"
+            raise InputError(Problem(str(folder), f"{kpu.kind} wants {wanted}, and there are {len(request.models)} models"))
         if request.md.boundary and request.atoms.cell.rank < 3:
             raise InputError(
                 Problem(str(folder), "the start structure has no cell of three vectors", "give one, or set boundary to false in md_jobs")
@@ -53,10 +59,12 @@ class EmbeddedExplorer(Explorer):
         atoms.pbc = request.md.boundary
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / START, format_frame(atoms, {"step": 0}))
-        write_json(folder / MD_JSON, to_json(request.md, names, request.seed, STOP_DEVIATION_LEVELS * request.upper_level))
+        stop = None if request.upper_level is None else STOP_DEVIATION_LEVELS * request.upper_level
+        write_json(folder / MD_JSON, to_json(request.md, names, request.seed, stop, kpu))
+        linked = [*zip(names, request.models, strict=True), *([(KPU_FILE, kpu.kpu)] if kpu is not None else [])]
         return TaskFiles(
             inputs=(MD_JSON, START),
-            links=tuple((name, str(path.resolve())) for name, path in zip(names, request.models, strict=True)),
+            links=tuple((name, str(path.resolve())) for name, path in linked),
             outputs=(TRAJECTORY, TABLE, RESULT),
             optional_outputs=(LOG,),
             carry=(CHECKPOINT, TRAJECTORY, TABLE, LOG),

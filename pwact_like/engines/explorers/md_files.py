@@ -80,13 +80,13 @@ class MdFiles:
     ----------
     folder
         Where they lie.
-    with_table
-        Whether there is a committee.
+    table
+        Kind and unit of the deviation table; None: the potential does not know its errors, and there is none.
     sizes
         Of a checkpoint: the files are cut back to what they held then, and written on.
     """
 
-    def __init__(self, folder: Path, *, with_table: bool, sizes: Mapping[str, int] | None) -> None:
+    def __init__(self, folder: Path, *, table: tuple[str, str] | None, sizes: Mapping[str, int] | None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULT).unlink(missing_ok=True)  # an old result must not speak for this run
@@ -97,7 +97,7 @@ class MdFiles:
             (folder / TRAJECTORY).unlink(missing_ok=True)
         self._trajectory = XyzTrajectoryWriter(folder / TRAJECTORY)
         self._log = (folder / LOG).open(mode, encoding="utf-8", newline="\n")
-        self._table = TableWriter(folder / TABLE, extend=sizes is not None) if with_table else None
+        self._table = None if table is None else TableWriter(folder / TABLE, *table, extend=sizes is not None)
         if sizes is None:
             (folder / CHECKPOINT).unlink(missing_ok=True)
             self._log.write(f"#{'step':>11s}" + "".join(f"{name:>20s}" for name in _LOG_COLUMNS) + "\n")

@@ -6,12 +6,13 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pwact_like.config.run import ENSEMBLE_NAMES
-from pwact_like.engines.protocols import MdSettings
+from pwact_like.config.train import KPU_FILE
+from pwact_like.engines.protocols import ExploreUncertainty, MdSettings
 from pwact_like.errors import InputError, Problem
 from pwact_like.units import time_step_problem
 
@@ -36,7 +37,7 @@ class StopLimits:
     Attributes
     ----------
     deviation
-        Greatest force deviation, eV/Å; None: never. The frame that passes it is still written.
+        Greatest force deviation, in the table's unit (eV/Å); None: none. The frame that passes it, or is not finite, is still written.
     distance_ang
         Least distance of two atoms; a frame below it is not written. 0: never.
     temp_k
@@ -55,8 +56,9 @@ class StopLimits:
 class MdInput:
     """One run of ``pwact-like md``; paths are absolute.
 
-    ``deviation_every_step`` evaluates the whole committee at every step, so that an exploding deviation stops the run
-    at once; otherwise only at the frames. ``checkpoint_steps``: how often the run can be continued from, exactly.
+    Without ``uncertainty`` several models are a committee. ``deviation_every_step`` asks for the uncertainty at every step, so that an
+    exploding one stops the run at once; otherwise only at the frames. ``checkpoint_steps``: how often the run can be continued from,
+    exactly.
     """
 
     structure: Path
@@ -67,6 +69,7 @@ class MdInput:
     format: str | None = None
     deviation_every_step: bool = False
     checkpoint_steps: int = 0
+    uncertainty: ExploreUncertainty | None = None
 
 
 def default_stop_temp(temp_k: float) -> float:
@@ -74,7 +77,9 @@ def default_stop_temp(temp_k: float) -> float:
     return max(STOP_TEMPERATURE_FACTOR * temp_k, STOP_TEMPERATURE_LEAST_K)
 
 
-def to_json(md: MdSettings, models: tuple[str, ...], seed: int, stop_deviation: float | None) -> dict[str, Any]:
+def to_json(
+    md: MdSettings, models: tuple[str, ...], seed: int, stop_deviation: float | None, uncertainty: ExploreUncertainty | None = None
+) -> dict[str, Any]:
     """Content of md.json for a run in the file's own folder: names only, so that equal runs have equal files."""
     settings: dict[str, Any] = {
         "structure": START,
@@ -93,6 +98,8 @@ def to_json(md: MdSettings, models: tuple[str, ...], seed: int, stop_deviation: 
         settings |= {"press": md.press_bar, "taup": md.taup_ps}
     if stop_deviation is not None:
         settings["stop_deviation"] = stop_deviation
+    if uncertainty is not None:
+        settings["uncertainty"] = {"kind": uncertainty.kind, "kpu": KPU_FILE, "scale": uncertainty.scale}
     return settings
 
 
@@ -138,13 +145,20 @@ def from_settings(content: Mapping[str, Any], folder: Path, where: str) -> MdInp
     ratio = settings.get("stop_volume", STOP_VOLUME_RATIO, _number(above=1.0))
     every_step = settings.get("deviation_every_step", False, _flag)
     checkpoint = settings.get("checkpoint_steps", None, _whole(0))
+    uncertainty = settings.get("uncertainty", None, _uncertainty)
     if md_dt is not None and (wrong := time_step_problem(md_dt)):
         settings.wrong("md_dt", wrong)
     if under_pressure and boundary is False:
         settings.wrong("boundary", "a pressure needs periodic boundaries", "set boundary to true, or take nvt")
     if ensemble is not None and ensemble != "nve" and temp == 0:
         settings.wrong("temp", f"{ensemble} needs a temperature above 0 K")
-    for key, name in [("structure", structure), *(("models", model) for model in models or ())]:
+    if uncertainty is not None and models:
+        several = uncertainty.kind == "kpu-committee"
+        if (len(models) > 1) != several:
+            what = "wants the model and then its members" if several else "is of one model"
+            settings.wrong("models", f"{len(models)} given, and {uncertainty.kind} {what}")
+    files = [("structure", structure), *(("models", model) for model in models or ())]
+    for key, name in [*files, *([("uncertainty", str(uncertainty.kpu))] if uncertainty is not None else [])]:
         if name is not None and not (folder / name).is_file():
             settings.wrong(key, f"{folder / name} is missing")
     settings.finish()
@@ -167,6 +181,7 @@ def from_settings(content: Mapping[str, Any], folder: Path, where: str) -> MdInp
         format=form,
         deviation_every_step=every_step,
         checkpoint_steps=CHECKPOINT_FRAMES * trj_freq if checkpoint is None else checkpoint,
+        uncertainty=None if uncertainty is None else replace(uncertainty, kpu=folder / uncertainty.kpu),
     )
 
 
@@ -250,6 +265,21 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError("a file name is expected" if not value else "text is expected")
     return value
+
+
+def _uncertainty(value: Any) -> ExploreUncertainty:
+    keys = {"kind": ("kpu", "kpu-committee"), "scale": ("calibrated", "relative")}
+    if not isinstance(value, dict):
+        raise TypeError('an object is expected, e.g. {"kind": "kpu", "kpu": "kpu.pt", "scale": "calibrated"}')
+    found = {"kind": "kpu", "kpu": KPU_FILE, "scale": "calibrated"} | {str(key).lower(): item for key, item in value.items()}
+    if odd := sorted(set(found) - {"kind", "kpu", "scale"}):
+        raise ValueError(f"unknown key {', '.join(odd)}; known: kind, kpu, scale")
+    for key, known in keys.items():
+        if found[key] not in known:
+            raise ValueError(f"{key} is {found[key]!r}; known: {', '.join(known)}")
+    if found["scale"] == "relative" and found["kind"] != "kpu":
+        raise ValueError(f"{found['kind']} has no relative scale")
+    return ExploreUncertainty(found["kind"], Path(_text(found["kpu"])), found["scale"])
 
 
 def _texts(value: Any) -> tuple[str, ...]:

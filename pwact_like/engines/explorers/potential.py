@@ -1,13 +1,17 @@
-"""What drives the atoms of an MD run: a model or a committee, or any ASE calculator."""
+"""What drives the atoms of an MD run and says how wrong it may be: a model, a committee, or any ASE calculators."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pwact_like.uncertainty.committee import force_deviation, virial_deviation
+from pwact_like.uncertainty.table import COMMITTEE, EV_PER_ANG
 from pwact_like.units import virial_from_stress
 
 if TYPE_CHECKING:
@@ -15,24 +19,88 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
 
 Array = NDArray[np.float64]
+Triple = tuple[float, float, float]
+
+NO_VIRIALS: Triple = (np.nan, np.nan, np.nan)
 
 
-class Potential(Protocol):
-    """Energies in eV, forces in eV/Å, virials in eV (see ``units``); K models, the first of which drives."""
+@dataclass
+class Deviation:
+    """(max, min, mean) over atoms of the forces' uncertainty, and over components of the virial's (NaN: unknown)."""
 
-    n_models: int
+    forces: Triple
+    virials: Triple = NO_VIRIALS
 
+    @classmethod
+    def of_atoms(cls, values: Array, virials: Triple = NO_VIRIALS) -> Deviation:
+        """From one value an atom."""
+        return cls((float(values.max()), float(values.min()), float(values.mean())), virials)
+
+
+def deviation_row(forces: Array, virials: Array) -> Deviation:
+    """A committee's row of the deviation table, in DeePMD-kit's figures.
+
+    Parameters
+    ----------
+    forces, virials
+        Shapes (K, N, 3) in eV/Å and (K, 3, 3) in eV. The virial's deviation is an atom's, and its mean is quadratic.
+    """
+    virial = virial_deviation(virials, forces.shape[1])
+    return Deviation.of_atoms(force_deviation(forces), (float(virial.max()), float(virial.min()), float(np.sqrt((virial**2).mean()))))
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What drives the atoms, and how wrong it may be: energy in eV, forces (N, 3) in eV/Å, virial (3, 3) in eV."""
+
+    energy: float
+    forces: Array
+    virial: Array
+    deviation: Deviation
+
+
+class Potential(ABC):
+    """Energies in eV, forces in eV/Å, virials in eV (see ``units``).
+
+    Attributes
+    ----------
+    kind, unit
+        Of the deviation table (see ``uncertainty.table``); kind "" when the potential cannot tell how wrong it is.
+    """
+
+    kind: str = ""
+    unit: str = EV_PER_ANG
+
+    @abstractmethod
     def drive(self, atoms: Atoms) -> tuple[float, Array, Array]:
-        """The first model's energy, forces (N, 3), virial (3, 3)."""
+        """Energy, forces (N, 3), virial (3, 3) that move the atoms."""
 
-    def compare(self, atoms: Atoms) -> tuple[Array, Array, Array]:
-        """All models': energies (K,), forces (K, N, 3), virials (K, 3, 3)."""
+    @abstractmethod
+    def assess(self, atoms: Atoms) -> Assessment:
+        """The same and their uncertainty; only asked where ``kind`` is not empty."""
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 (most have nothing to forget)
         """Drop neighbour lists, so that what follows depends on the atoms alone and not on the steps before."""
 
 
-class ModelPotential:
+class CommitteePotential(Potential):
+    """K models, the first of which drives; with one there is no deviation."""
+
+    def __init__(self, n_models: int) -> None:
+        self.n_models = n_models
+        self.kind = COMMITTEE if n_models > 1 else ""
+
+    @abstractmethod
+    def compare(self, atoms: Atoms) -> tuple[Array, Array, Array]:
+        """All models': energies (K,), forces (K, N, 3), virials (K, 3, 3)."""
+
+    def assess(self, atoms: Atoms) -> Assessment:
+        """See ``Potential``."""
+        energies, forces, virials = self.compare(atoms)
+        return Assessment(float(energies[0]), forces[0], virials[0], deviation_row(forces, virials))
+
+
+class ModelPotential(CommitteePotential):
     """One or several embedded models.
 
     Raises
@@ -46,7 +114,7 @@ class ModelPotential:
     def __init__(self, models: tuple[Path, ...]) -> None:
         from pwact_like.potentials.committee import load_committee
 
-        self.n_models = len(models)
+        super().__init__(len(models))
         self._driver = load_committee(models[:1])
         self._all = load_committee(models) if len(models) > 1 else self._driver
 
@@ -56,7 +124,7 @@ class ModelPotential:
         return float(energies[0]), forces[0], virials[0]
 
     def compare(self, atoms: Atoms) -> tuple[Array, Array, Array]:
-        """See ``Potential``."""
+        """See ``CommitteePotential``."""
         energies, forces, virials = self._all.compute(atoms)
         return energies, forces, virials
 
@@ -66,11 +134,11 @@ class ModelPotential:
         self._all.forget()
 
 
-class CalculatorPotential:
+class CalculatorPotential(CommitteePotential):
     """ASE calculators as a committee (one: no deviation)."""
 
     def __init__(self, *calculators: BaseCalculator) -> None:
-        self.n_models = len(calculators)
+        super().__init__(len(calculators))
         self._calculators = calculators
 
     def _ask(self, calculator: BaseCalculator, atoms: Atoms) -> tuple[float, Array, Array]:
@@ -89,7 +157,7 @@ class CalculatorPotential:
         return self._ask(self._calculators[0], atoms)
 
     def compare(self, atoms: Atoms) -> tuple[Array, Array, Array]:
-        """See ``Potential``."""
+        """See ``CommitteePotential``."""
         answers = [self._ask(calculator, atoms) for calculator in self._calculators]
         energies, forces, virials = zip(*answers, strict=True)
         return np.array(energies), np.array(forces), np.array(virials)

@@ -13,15 +13,16 @@ from zipfile import BadZipFile
 from pwact_like.config.elements import symbol
 from pwact_like.config.engines_known import EMBEDDED_OPTIMIZERS
 from pwact_like.config.matpl_keys import ADAM_ONLY, KALMAN_ONLY
+from pwact_like.config.train import KPU_FILE, UNCERTAINTY_FILE
 from pwact_like.engines.launcher import own_command
-from pwact_like.engines.protocols import Trainer, TrainReport, TrainRequest
+from pwact_like.engines.protocols import KnownErrors, KpuKind, Trainer, TrainReport, TrainRequest
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import read_json, write_json
 from pwact_like.outcome import Ok, Outcome, Reject, TaskFiles
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
-    from pwact_like.config.train import TrainSettings
+    from pwact_like.config.train import TrainSettings, UncertaintySettings
 
 TRAIN_JSON = "train.json"
 MODEL = "model.pt"
@@ -38,6 +39,7 @@ class EmbeddedTrainer(Trainer):
     name: ClassVar[str] = "embedded"
     model_file: ClassVar[str] = MODEL
     can_judge: ClassVar[bool] = True
+    can_kpu: ClassVar[bool] = True
 
     def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
         """Write train.json in MatPL's keys, with every value that decides the result.
@@ -63,12 +65,16 @@ class EmbeddedTrainer(Trainer):
                 content[f"{kind}_data"] = _linked(kind, data, links)
         if request.init_model is not None:
             links.append((INIT_MODEL, str(request.init_model.resolve())))
+        learned: tuple[str, ...] = ()
+        if request.uncertainty is not None:
+            content["uncertainty"] = uncertainty_json(request.uncertainty, links)
+            learned = (KPU_FILE, UNCERTAINTY_FILE, *_member_names(request.uncertainty))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / TRAIN_JSON, content)
         return TaskFiles(
             inputs=(TRAIN_JSON,),
             links=tuple(links),
-            outputs=(MODEL, LEARNING_CURVE, *((TEST,) if request.test_data else ())),
+            outputs=(MODEL, LEARNING_CURVE, *((TEST,) if request.test_data else ()), *learned),
             optional_outputs=(LOG,),
             carry=(CHECKPOINT, LOG),  # the checkpoint holds the learning curve
         )
@@ -105,16 +111,21 @@ class EmbeddedTrainer(Trainer):
         return (f"{own_command(command, 'eval')} {MODEL} {' '.join(options)} >{TEST}",)
 
     def outcome(self, folder: Path) -> Outcome:
-        """Ok for a whole model of finite numbers, judged on the test set where there is one."""
+        """Ok for a whole model of finite numbers, judged on the test set where there is one, with what was asked of its errors."""
         try:
-            wants_test = bool(read_json(folder / TRAIN_JSON).get("test_data"))
-            names = [MODEL, LEARNING_CURVE, *([TEST] if wants_test else [])]
+            settings = read_json(folder / TRAIN_JSON)
+            wants_test, wanted = bool(settings.get("test_data")), settings.get("uncertainty")
+            names = [MODEL, LEARNING_CURVE, *([TEST] if wants_test else []), *([KPU_FILE, UNCERTAINTY_FILE] if wanted else [])]
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 return Reject(f"{', '.join(missing)} missing in {folder}; see {LOG} and stderr there")
             check_model(folder / MODEL)
             if wants_test:
                 read_json(folder / TEST)
+            if wanted:
+                check_model(folder / KPU_FILE)
+                for member in self.known_errors(folder, wanted["kind"]).members:
+                    check_model(member)
         except DataError as error:
             return Reject(str(error))
         return Ok()
@@ -125,6 +136,21 @@ class EmbeddedTrainer(Trainer):
             raise DataError(f"{folder / MODEL} is missing; was the folder cleaned?")
         curve, test = folder / LEARNING_CURVE, folder / TEST
         return TrainReport(folder / MODEL, curve if curve.is_file() else None, read_json(test) if test.is_file() else None)
+
+    def known_errors(self, folder: Path, kind: KpuKind) -> KnownErrors:
+        """See the protocol."""
+        cure = f"let it be trained with uncertainty.kind {kind!r}"
+        missing = [name for name in (KPU_FILE, UNCERTAINTY_FILE) if not (folder / name).is_file()]
+        if missing:
+            raise DataError(f"{folder}: no {' and no '.join(missing)}, so nothing is known of this model's errors; {cure}")
+        facts = read_json(folder / UNCERTAINTY_FILE)
+        members = tuple(folder / name for name in facts["members"]) if kind == "kpu-committee" else ()
+        if kind == "kpu-committee" and not members:
+            raise DataError(f"{folder / UNCERTAINTY_FILE}: this training drew no committee; {cure}")
+        lost = [path.name for path in members if not path.is_file()]
+        if lost:
+            raise DataError(f"{folder}: {', '.join(lost)} missing; was the folder cleaned?")
+        return KnownErrors(folder / KPU_FILE, members, facts, (KPU_FILE, UNCERTAINTY_FILE, *(path.name for path in members)))
 
     def version(self) -> str:
         """The package's own."""
@@ -156,6 +182,30 @@ def train_json(settings: TrainSettings, seed: int) -> dict[str, Any]:
     }
 
 
+def uncertainty_json(wanted: UncertaintySettings, links: list[tuple[str, str]]) -> dict[str, Any]:
+    """The section ``uncertainty`` of TRAIN.json; models and labels of earlier iterations are links."""
+    content: dict[str, Any] = {
+        "kind": wanted.kind,
+        "posterior": wanted.posterior,
+        "tau": wanted.tau,
+        "keep_covariance": wanted.keep_covariance,
+        "valid_share": wanted.valid_share,
+        **({"samples": wanted.samples} if wanted.kind == "kpu" else {"members": wanted.members}),
+    }
+    labelled = []
+    for number, before in enumerate(wanted.labelled):
+        folder = f"labelled.{number:03d}"
+        links += [(f"{folder}/{MODEL}", str(before.model.resolve())), (f"{folder}/{KPU_FILE}", str(before.kpu.resolve()))]
+        data = _linked(folder, before.data, links)
+        labelled.append({"model": f"{folder}/{MODEL}", "kpu": f"{folder}/{KPU_FILE}", "data": data})
+    return {**content, **({"labelled": labelled} if labelled else {})}
+
+
+def _member_names(wanted: UncertaintySettings) -> list[str]:
+    """Files of the committee's members (as `potentials.self_knowledge` names them)."""
+    return [f"member.{number:03d}.pt" for number in range(wanted.members)] if wanted.kind == "kpu-committee" else []
+
+
 def _linked(kind: str, data: Sequence[DataPath], links: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """Data entries under link names, so that no absolute path is in the input; formats are told by names, which stay."""
     entries = []
@@ -172,7 +222,7 @@ def _linked(kind: str, data: Sequence[DataPath], links: list[tuple[str, str]]) -
 
 
 def check_model(path: Path) -> None:
-    """Insist that a model file is whole and its numbers are finite, without torch.
+    """Insist that a file of pwact-like train is whole and its numbers are finite, without torch.
 
     Raises
     ------
@@ -186,6 +236,6 @@ def check_model(path: Path) -> None:
             bad = [name for name in archive.files if archive[name].dtype.kind == "f" and not np.isfinite(archive[name]).all()]
             json.loads(archive["header"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError) as error:
-        raise DataError(f"{path}: not a whole model file: {error}") from error
+        raise DataError(f"{path}: not a whole file of pwact-like train: {error}") from error
     if bad:
         raise DataError(f"{path}: {bad[0]} holds numbers that are not finite: the training has diverged; lower learning_rate")
