@@ -49,6 +49,7 @@ KALMAN_ONLY = (
     "kalman_nue",
     "p0_weight",
     "p_ceiling",
+    "kalman_noise",
     "p_float32",
     "nselect",
     "groupsize",

@@ -103,21 +103,28 @@ class Optimizer(Settings):
         default=0.02, description="Adam: weight of the virial (per atom) at the start; used with train_virial."
     )
     end_pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Adam: weight of the virial at the end; used with train_virial.")
-    pre_fac_etot: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the energy (MatPL: 1).")
+    pre_fac_etot: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the energy.")
     pre_fac_force: NonNegativeFloat = Field(default=2.0, description="Kalman filter: weight of the forces.")
     pre_fac_virial: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the virial.")
     pre_fac_ei: NonNegativeFloat = Field(default=1.0, description="Kalman filter: weight of the atomic energies; used with train_ei.")
     block_size: PositiveInt = Field(default=5120, description="Kalman filter: largest block of the covariance.")
-    kalman_lambda: Fraction = Field(default=0.98, description="Kalman filter: memory factor at the start.")
+    kalman_lambda: Fraction = Field(default=0.999, description="Kalman filter: memory factor at the start (MatPL: 0.98).")
     kalman_nue: Fraction = Field(default=0.9987, description="Kalman filter: rate at which the memory factor goes to 1.")
     p0_weight: PositiveFloat = Field(
         default=1.0, description="Kalman filter: initial covariance is p0_weight times the identity (MatPL: 0.01)."
     )
-    p_ceiling: PositiveFloat = Field(
-        default=1e7, description="Kalman filter: forgetting raises no weight's variance above this (MatPL has no such bound)."
+    p_ceiling: PositiveFloat | None = Field(
+        default=None,
+        description="Kalman filter: forgetting raises no weight's variance above this; left out: 5 p0_weight with measured noise, "
+        "else no bound.",
+    )
+    kalman_noise: Literal["measured", "fixed"] = Field(
+        default="measured",
+        description="Kalman filter: noise of an observation; measured: running mean square of the errors of its kind, "
+        "fixed: 1, as in MatPL and DeePMD-kit.",
     )
     p_float32: bool = Field(default=False, description="Kalman filter: keep the covariance in single precision.")
-    nselect: PositiveInt = Field(default=24, description="Kalman filter: atoms whose forces update the weights in a step.")
+    nselect: PositiveInt = Field(default=60, description="Kalman filter: atoms whose forces update the weights in a step (MatPL: 24).")
     groupsize: PositiveInt = Field(default=6, description="Kalman filter: atoms in one force update.")
 
     @field_validator("name", mode="before")
@@ -131,7 +138,7 @@ class Optimizer(Settings):
             raise ValueError(f"stop_lr ({self.stop_lr:g}) exceeds learning_rate ({self.learning_rate:g}): the rate decays")
         if not (self.train_energy or self.train_force or self.train_virial):
             raise ValueError("train_energy, train_force and train_virial are all false: there is nothing to train on")
-        if self.p_ceiling < self.p0_weight:
+        if self.p_ceiling is not None and self.p_ceiling < self.p0_weight:
             raise ValueError(f"p_ceiling ({self.p_ceiling:g}) is below p0_weight ({self.p0_weight:g}), where the covariance starts")
         return self
 
@@ -156,7 +163,7 @@ class UncertaintySettings(Settings):
         description="Covariance of the weights: laplace (a pass over the training data at the final weights), filter (the Kalman "
         "filter's own P) or last-layer (the output layers alone: cheapest).",
     )
-    tau: PositiveFloat = Field(default=1e-4, description="laplace and last-layer: prior precision over the mean eigenvalue of the data's.")
+    tau: PositiveFloat = Field(default=1e-6, description="laplace and last-layer: prior precision over the mean eigenvalue of the data's.")
     samples: PositiveInt = Field(
         default=16, description="Draws of the weights by which KPU is computed in MD; relative error √(2/samples)."
     )

@@ -5,7 +5,14 @@ gradient H and the error e, with L blocks, the memory factor λ and the gain A s
 
     A = 1/(L λ R + Σ_i H_iᵀ P_i H_i),   θ_i += A e P_i H_i,   P_i ← (P_i − A P_i H_i H_iᵀ P_i)/λ,   λ ← ν λ + 1 − ν.
 
-Three things are done in another way than elsewhere, and the first two change no number of an exact arithmetic:
+The noise R of an observation may be given; by default it is *measured* (`InnovationNoise`): the running mean square of the
+errors of its kind. With the field's R = 1 the filter sits on its start value until forgetting has wound P up by orders of
+magnitude, how far depending on the number of atoms and the unit, and then is so sure of its weights' freedom that one
+odd frame throws it off (MgO with 4500 K frames: the error of the energy rose from 0.03 to 0.6 eV/atom). With the measured
+noise the first steps are as long as they should be, P needs no winding up, and early observations, linearised at bad
+weights, count little beside later ones.
+
+Three more things are done in another way than elsewhere, and the first two change no number of an exact arithmetic:
 
 - the observations of one step are linearised at the same weights and go through the filter together: the error of each
   is corrected by what those before it have changed, so the result is that of the sequence, and P is read once a step;
@@ -17,7 +24,8 @@ Three things are done in another way than elsewhere, and the first two change no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +52,42 @@ class Memory:
     factor: float = 0.98
     rate: float = 0.9987
     ceiling: float = float("inf")
+
+
+class InnovationNoise:
+    """R of an observation from the errors that were seen: share · max(running mean of e², e²), kind by kind.
+
+    An error far above the mean gets a noise of its own, as under a heavy-tailed likelihood: the observation moves by at most
+    half the standard deviation that P predicts for it (for a share of 1), which keeps the steps in the linear range.
+
+    Parameters
+    ----------
+    shares
+        Share of each kind of observation; smaller ones are followed more closely.
+    window
+        Observations of a kind over which the mean runs.
+    """
+
+    def __init__(self, shares: Mapping[str, float], window: float = 200.0) -> None:
+        self._shares, self._window = dict(shares), window
+        self._kinds = sorted(self._shares)
+        self._seen = torch.zeros((len(self._kinds), 2), dtype=torch.float64)  # count and mean of e²
+
+    def __call__(self, kind: str, error: float) -> float:
+        """R of the next observation of a kind; its error then belongs to the mean."""
+        seen = self._seen[self._kinds.index(kind)]
+        count = float(seen[0]) + 1.0
+        mean = float(seen[1]) + (error * error - float(seen[1])) / min(count, self._window)
+        seen[0], seen[1] = count, mean
+        return self._shares[kind] * max(mean, error * error)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything, to the bit."""
+        return {"noise": self._seen}
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """Take a `state` back."""
+        self._seen.copy_(arrays["noise"])
 
 
 class KalmanFilter:
@@ -74,7 +118,12 @@ class KalmanFilter:
 
     @torch.no_grad()
     def update(
-        self, gradients: Tensor, errors: Sequence[float], noise: Sequence[float] | None = None, gains: Sequence[float] | None = None
+        self,
+        gradients: Tensor,
+        errors: Sequence[float],
+        noise: Sequence[float] | None = None,
+        gains: Sequence[float] | None = None,
+        measure: Callable[[int, float], float] | None = None,
     ) -> Tensor:
         """Take observations that were linearised at the present weights, in their order.
 
@@ -88,6 +137,8 @@ class KalmanFilter:
             (m,) R of each observation, relative to the convention R = L λ; None: 1.
         gains
             (m,) factors of the errors once corrected (RLEKF's √batch size); None: 1.
+        measure
+            Gives R itself from an observation's place and its corrected error; then ``noise`` is not used.
 
         Returns
         -------
@@ -104,10 +155,19 @@ class KalmanFilter:
                 list(noise[part]) if noise is not None else [1.0] * count,
                 list(gains[part]) if gains is not None else [1.0] * count,
                 step if first else None,
+                None if measure is None else functools.partial(_shifted, measure, first),
             )
         return step
 
-    def _update(self, gradients: Tensor, errors: list[float], noise: list[float], gains: list[float], before: Tensor | None) -> Tensor:
+    def _update(
+        self,
+        gradients: Tensor,
+        errors: list[float],
+        noise: list[float],
+        gains: list[float],
+        before: Tensor | None,
+        measure: Callable[[int, float], float] | None,
+    ) -> Tensor:
         covariance, n_blocks = self.covariance, self.layout.n_blocks
         count = len(errors)
         if not covariance.has_room(count):
@@ -126,7 +186,10 @@ class KalmanFilter:
             # P between the observations of a group is that of the products, over the λ of those before
             along = products[:, j, :].copy()
             spread = max(along[:, j].sum() / forgotten, 0.0)
-            gain = 1.0 / (n_blocks * self.factor * noise[j] + spread) / forgotten
+            variance = n_blocks * self.factor * noise[j] if measure is None else measure(j, float(left[j]))
+            if variance + spread == 0.0:
+                variance = 1.0  # nothing is known of it and nothing is wrong: its gradient and its error are zero
+            gain = 1.0 / (variance + spread) / forgotten
             strength = gain * left[j] * gains[j]
             weights += strength * mixing[:, :, j]
             # what this observation changes of those that follow: their errors, and their columns P H
@@ -168,3 +231,7 @@ class KalmanFilter:
         """Take a `state` back."""
         self.covariance.restore(arrays)
         self.factor, self.n_observations = float(arrays["filter"][0]), int(arrays["filter"][1])
+
+
+def _shifted(measure: Callable[[int, float], float], first: int, place: int, error: float) -> float:
+    return measure(first + place, error)

@@ -67,26 +67,28 @@ def observe(result: Evaluation, batch: Batch, settings: Optimizer, seed: int, st
     n_atoms = batch.n_atoms.cpu()
     found = []
     every_frame = torch.arange(batch.n_frames)
-    if settings.train_energy:
+    if settings.train_energy and settings.pre_fac_etot > 0.0:
         d_energy = batch.energies - result.energies[0]
         found.append(_reduced("energy", result.energies[0], d_energy, every_frame, batch, settings.pre_fac_etot))
-    if settings.train_virial and result.virials is not None and bool(batch.has_virial.any()):
+    if settings.train_virial and settings.pre_fac_virial > 0.0 and result.virials is not None and bool(batch.has_virial.any()):
         there = torch.nonzero(batch.has_virial > 0).squeeze(1)
         frames = there.repeat_interleave(6)
         values = result.virials[0].flatten(1)[there][:, _VOIGT].reshape(-1)
         labels = batch.virials.flatten(1)[there][:, _VOIGT].reshape(-1)
         found.append(_reduced("virial", values, labels - values, frames, batch, settings.pre_fac_virial))
-    wants_groups = settings.train_force or settings.train_ei
+    trains_forces = settings.train_force and settings.pre_fac_force > 0.0
+    trains_atomic = settings.train_ei and settings.pre_fac_ei > 0.0
+    wants_groups = trains_forces or trains_atomic
     groups = draw_groups(seed, step, n_atoms, settings.nselect, settings.groupsize) if wants_groups else []
     groups = [group.to(batch.atom_frame.device) for group in groups]
-    if settings.train_ei:
+    if trains_atomic:
         for group in groups:
             known = group[torch.isfinite(batch.atomic_energies[group])]
             if len(known):
                 values = result.atomic_energies[0][known]
                 errors = batch.atomic_energies[known] - values
                 found.append(_reduced("atomic", values, errors, batch.atom_frame[known], batch, settings.pre_fac_ei))
-    if settings.train_force:
+    if trains_forces:
         assert result.forces is not None
         for group in groups:
             values = result.forces[0][group].reshape(-1)

@@ -15,7 +15,7 @@ from pwact_like.errors import DataError, JobError
 from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, scalings_from, start_in
 from pwact_like.potentials.covariance import BlockLayout, block_layout
 from pwact_like.potentials.deep_potential import DeepPotential
-from pwact_like.potentials.kalman import KalmanFilter, Memory
+from pwact_like.potentials.kalman import InnovationNoise, KalmanFilter, Memory
 from pwact_like.potentials.loss import Prefactors, SquaredErrors, learning_rate, loss_and_errors, prefactors
 from pwact_like.potentials.observations import gradients_of, observe
 from pwact_like.potentials.optimizer import Adam, FlatParameters
@@ -23,6 +23,13 @@ from pwact_like.potentials.training_set import Batch, TrainingSet
 
 if TYPE_CHECKING:
     from pwact_like.config.train import Optimizer
+
+
+_SHARES = {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
+# An energy is one number a frame against many forces, and its error is mostly a shift that all frames share.
+
+_CEILING = 5.0
+# Of P over its start, with measured noise: MatPL's λ₀ = 0.98 would make it five million, and the filter follow every frame.
 
 
 class Stepper(ABC):
@@ -123,7 +130,9 @@ class KalmanStepper(Stepper):
         self._parameters, self.coordinates = parameters, coordinates
         dtype = torch.float32 if settings.p_float32 else torch.float64
         start = torch.full_like(parameters.values, settings.p0_weight, dtype=dtype)
-        memory = Memory(settings.kalman_lambda, settings.kalman_nue, settings.p_ceiling)
+        self._noise = InnovationNoise(noise_shares(settings)) if settings.kalman_noise == "measured" else None
+        ceiling = settings.p_ceiling or (_CEILING * settings.p0_weight if self._noise is not None else float("inf"))
+        memory = Memory(settings.kalman_lambda, settings.kalman_nue, ceiling)
         self.filter = KalmanFilter(parameter_blocks(parameters, settings.block_size), start, memory)
 
     @property
@@ -142,8 +151,13 @@ class KalmanStepper(Stepper):
         if not observations:
             return errors
         rows = self.coordinates.gradient(gradients_of(observations, self._parameters.gradient))
-        gains = [batch.n_frames**0.5] * len(observations)
-        change = self.filter.update(rows, [observation.error for observation in observations], gains=gains)
+        errors_seen = [observation.error for observation in observations]
+        noise = self._noise
+        if noise is None:
+            change = self.filter.update(rows, errors_seen, gains=[batch.n_frames**0.5] * len(observations))
+        else:
+            kinds = [observation.kind for observation in observations]
+            change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error))
         self._parameters.values.add_(self.coordinates.step(change))
         return errors
 
@@ -155,7 +169,8 @@ class KalmanStepper(Stepper):
         """See `Stepper`."""
         # the scalings are not among it: they follow from the training data and the weights at the start
         starts = torch.tensor(self.filter.layout.starts)
-        return {"values": self._parameters.values, "block_starts": starts, **self.filter.state()}
+        noise = {} if self._noise is None else self._noise.state()
+        return {"values": self._parameters.values, "block_starts": starts, **noise, **self.filter.state()}
 
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Stepper`."""
@@ -163,6 +178,8 @@ class KalmanStepper(Stepper):
             raise ValueError("its covariance has other blocks")
         _copy({"values": self._parameters.values}, arrays)
         self.filter.restore(arrays)
+        if self._noise is not None:
+            self._noise.restore(arrays)
 
 
 def new_stepper(
@@ -193,6 +210,17 @@ def new_stepper(
     if is_fresh:
         start_in(coordinates, parameters)
     return KalmanStepper(model, settings, seed, parameters, coordinates)
+
+
+def noise_shares(settings: Optimizer) -> dict[str, float]:
+    """Share of the measured noise of each kind: the prefactors, beside their usual values, say which to follow more closely."""
+    prefactors = {
+        "energy": (settings.pre_fac_etot, 1.0),
+        "force": (settings.pre_fac_force, 2.0),
+        "virial": (settings.pre_fac_virial, 1.0),
+        "atomic": (settings.pre_fac_ei, 1.0),
+    }
+    return {kind: _SHARES[kind] * (usual / value) ** 2 for kind, (value, usual) in prefactors.items() if value > 0.0}
 
 
 def parameter_blocks(parameters: FlatParameters, block_size: int) -> BlockLayout:

@@ -137,8 +137,8 @@ def test_two_elements_of_mixed_sizes_are_learnt(tmp_path: Path) -> None:
     result = train(settings, tmp_path / "out", progress=False)
     with (tmp_path / "out" / "lcurve.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["valid_force_rmse_ev_per_ang"]]
-    assert result.valid["force_rmse_ev_per_ang"] < 0.25 * float(rows[0]["valid_force_rmse_ev_per_ang"])
-    assert float(rows[-1]["lr"]) > 0.985, "the column holds λ"
+    assert result.valid["force_rmse_ev_per_ang"] < 0.5 * float(rows[0]["valid_force_rmse_ev_per_ang"])
+    assert float(rows[-1]["lr"]) > 0.999, "the column holds λ"
     assert "lambda" in (tmp_path / "out" / "train.log").read_text()
 
 
