@@ -50,6 +50,7 @@ KALMAN_ONLY = (
     "p0_weight",
     "p_ceiling",
     "kalman_noise",
+    "kalman_prior",
     "p_float32",
     "nselect",
     "groupsize",

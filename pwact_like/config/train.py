@@ -123,6 +123,10 @@ class Optimizer(Settings):
         description="Kalman filter: noise of an observation; measured: running mean square of the errors of its kind, "
         "fixed: 1, as in MatPL and DeePMD-kit.",
     )
+    kalman_prior: NonNegativeFloat = Field(
+        default=0.1,
+        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
+    )
     p_float32: bool = Field(default=False, description="Kalman filter: keep the covariance in single precision.")
     nselect: PositiveInt = Field(default=60, description="Kalman filter: atoms whose forces update the weights in a step (MatPL: 24).")
     groupsize: PositiveInt = Field(default=6, description="Kalman filter: atoms in one force update.")

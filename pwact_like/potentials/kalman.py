@@ -124,6 +124,7 @@ class KalmanFilter:
         noise: Sequence[float] | None = None,
         gains: Sequence[float] | None = None,
         measure: Callable[[int, float], float] | None = None,
+        pull: tuple[Tensor, float] | None = None,
     ) -> Tensor:
         """Take observations that were linearised at the present weights, in their order.
 
@@ -139,6 +140,10 @@ class KalmanFilter:
             (m,) factors of the errors once corrected (RLEKF's √batch size); None: 1.
         measure
             Gives R itself from an observation's place and its corrected error; then ``noise`` is not used.
+        pull
+            Way (n_weights,) from the prior's mean to the weights, and the prior's precision as far as it counts in this
+            step: the step also takes P times both of the way back. (What the prior adds to P⁻¹ is left out: it matters
+            where no data do, and there the ceiling bounds P.)
 
         Returns
         -------
@@ -156,6 +161,7 @@ class KalmanFilter:
                 list(gains[part]) if gains is not None else [1.0] * count,
                 step if first else None,
                 None if measure is None else functools.partial(_shifted, measure, first),
+                None if first else pull,
             )
         return step
 
@@ -167,13 +173,17 @@ class KalmanFilter:
         gains: list[float],
         before: Tensor | None,
         measure: Callable[[int, float], float] | None,
+        pull: tuple[Tensor, float] | None,
     ) -> Tensor:
         covariance, n_blocks = self.covariance, self.layout.n_blocks
         count = len(errors)
         if not covariance.has_room(count):
             covariance.merge()
-        directions = covariance.scaled(gradients.contiguous().t().to(covariance.dtype))  # columns together in memory
+        rows = gradients if pull is None else torch.cat([gradients, pull[0].unsqueeze(0)])
+        directions = covariance.scaled(rows.contiguous().t().to(covariance.dtype))  # columns together in memory
         columns = covariance.base_product(directions)
+        back = None if pull is None else columns[:, -1:] * pull[1]
+        directions, columns = directions[:, :count], columns[:, :count]
         # products[i, a, b] = H_aᵀ P_i H_b: all that the recursion over the m observations needs of the n weights
         products = covariance.by_block(directions, columns).cpu().double().numpy()
         mixing = np.repeat(np.eye(count)[None], n_blocks, axis=0)  # column j of block i is columns @ mixing[i, :, j]
@@ -205,7 +215,7 @@ class KalmanFilter:
         for number, part in enumerate(self.layout.slices()):
             kept[part] = columns[part] @ torch.from_numpy(mixing[number]).to(columns)
             step[part] = columns[part] @ torch.from_numpy(weights[number]).to(columns)
-        step = covariance.scaled(step.unsqueeze(1)).squeeze(1)
+        step = covariance.scaled(step.unsqueeze(1) if back is None else step.unsqueeze(1) - back).squeeze(1)
         covariance.push(kept)
         self._forget(forgotten)
         return step.to(gradients.dtype)

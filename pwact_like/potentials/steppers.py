@@ -32,6 +32,9 @@ _CEILING = 5.0
 # Of P over its start, with measured noise: MatPL's λ₀ = 0.98 would make it five million, and the filter follow every frame.
 
 
+_MOST_BACK = 0.2  # of the way back to the prior's mean, in one step, of a weight at the ceiling: few frames make an epoch short
+
+
 class Stepper(ABC):
     """Owns the optimizer of a model."""
 
@@ -121,11 +124,21 @@ class KalmanStepper(Stepper):
     ----------
     coordinates
         What the filter's P refers to (see `coordinates`).
+    per_epoch
+        Steps of an epoch.
     """
 
     rate_name: ClassVar[str] = "lambda"
 
-    def __init__(self, model: DeepPotential, settings: Optimizer, seed: int, parameters: FlatParameters, coordinates: Coordinates) -> None:
+    def __init__(
+        self,
+        model: DeepPotential,
+        settings: Optimizer,
+        seed: int,
+        parameters: FlatParameters,
+        coordinates: Coordinates,
+        per_epoch: int,
+    ) -> None:
         self._model, self._settings, self._seed = model, settings, seed
         self._parameters, self.coordinates = parameters, coordinates
         dtype = torch.float32 if settings.p_float32 else torch.float64
@@ -134,6 +147,10 @@ class KalmanStepper(Stepper):
         ceiling = settings.p_ceiling or (_CEILING * settings.p0_weight if self._noise is not None else float("inf"))
         memory = Memory(settings.kalman_lambda, settings.kalman_nue, ceiling)
         self.filter = KalmanFilter(parameter_blocks(parameters, settings.block_size), start, memory)
+        # the prior counts once an epoch, as the data do
+        prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
+        self._prior = min(prior, _MOST_BACK / ceiling)
+        self._way = torch.zeros_like(parameters.values)  # from the weights at the start, in the filter's coordinates
 
     @property
     def rate(self) -> float:
@@ -157,7 +174,9 @@ class KalmanStepper(Stepper):
             change = self.filter.update(rows, errors_seen, gains=[batch.n_frames**0.5] * len(observations))
         else:
             kinds = [observation.kind for observation in observations]
-            change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error))
+            pull = (self._way, self._prior) if self._prior else None
+            change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error), pull=pull)
+            self._way.add_(change)
         self._parameters.values.add_(self.coordinates.step(change))
         return errors
 
@@ -170,13 +189,13 @@ class KalmanStepper(Stepper):
         # the scalings are not among it: they follow from the training data and the weights at the start
         starts = torch.tensor(self.filter.layout.starts)
         noise = {} if self._noise is None else self._noise.state()
-        return {"values": self._parameters.values, "block_starts": starts, **noise, **self.filter.state()}
+        return {"values": self._parameters.values, "way": self._way, "block_starts": starts, **noise, **self.filter.state()}
 
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Stepper`."""
         if tuple(arrays["block_starts"].tolist()) != self.filter.layout.starts:
             raise ValueError("its covariance has other blocks")
-        _copy({"values": self._parameters.values}, arrays)
+        _copy({"values": self._parameters.values, "way": self._way}, arrays)
         self.filter.restore(arrays)
         if self._noise is not None:
             self._noise.restore(arrays)
@@ -209,7 +228,7 @@ def new_stepper(
     coordinates = Coordinates({name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}, parameters.layout)
     if is_fresh:
         start_in(coordinates, parameters)
-    return KalmanStepper(model, settings, seed, parameters, coordinates)
+    return KalmanStepper(model, settings, seed, parameters, coordinates, max(1, n_steps // settings.epochs))
 
 
 def noise_shares(settings: Optimizer) -> dict[str, float]:

@@ -122,7 +122,7 @@ def test_coordinates_are_a_linear_map_and_its_transpose(data) -> None:
     for kind in range(2):
         x = torch.cat(seen[kind])
         mean, size = scalings[f"fitting.{kind}.0"]
-        assert torch.allclose(mean, x.mean(dim=0)) and torch.allclose(size, x.square().mean().sqrt().expand_as(size))
+        assert torch.allclose(mean, x.mean(dim=0)) and torch.allclose(size, x.square().sum(dim=1).mean().sqrt().expand_as(size))
         wanted = ((x - mean) / size) @ drawn[0][kind] + drawn[1][kind]
         assert torch.allclose(x @ model.fitting[kind][0].weight + model.fitting[kind][0].bias, wanted, atol=1e-10)
     again = Coordinates({name: pair for name, pair in scalings.items()}, parameters.layout)
@@ -185,7 +185,7 @@ def test_checkpoint_of_another_block_size_is_refused(tmp_path: Path, data) -> No
     model, _frames = data
     parameters = FlatParameters(model)
     coordinates = Coordinates({}, parameters.layout)
-    one, other = (KalmanStepper(model, Optimizer(name="LKF", block_size=size), 1, parameters, coordinates) for size in (100, 200))
+    one, other = (KalmanStepper(model, Optimizer(name="LKF", block_size=size), 1, parameters, coordinates, 5) for size in (100, 200))
     checkpoint.write_checkpoint(tmp_path / "c.pt", "key", one, checkpoint.Progress(1, "", checkpoint.SquaredErrors()))
     with pytest.raises(DataError, match="other blocks"):
         checkpoint.resume(tmp_path / "c.pt", "key", other)
