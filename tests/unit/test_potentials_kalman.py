@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pwact_like.potentials import covariance as covariance_module
 from pwact_like.potentials.covariance import BlockLayout, Covariance, block_layout
-from pwact_like.potentials.kalman import KalmanFilter, Memory
+from pwact_like.potentials.kalman import InnovationNoise, KalmanFilter, Memory
 
 FOREVER = Memory(1.0, 1.0)
 
@@ -220,3 +220,47 @@ def test_product_and_dense_agree():
     product = covariance.product(x)
     assert torch.allclose(torch.block_diag(*covariance.dense()) @ x, product, atol=1e-13)
     assert torch.allclose(covariance.product(x), product, atol=1e-13)
+
+
+def test_measured_noise_is_the_running_mean_square_or_the_error_s_own():
+    noise = InnovationNoise({"energy": 0.1, "force": 1.0}, window=4.0)
+    seen = [noise("force", error) for error in (2.0, 2.0, 4.0, 1.0)]
+    assert seen == pytest.approx([4.0, 4.0, 16.0, (4.0 + 4.0 + 16.0 + 1.0) / 4.0])
+    assert noise("energy", 3.0) == pytest.approx(0.9), "kinds do not mix"
+    # from the window on old errors fade: 6.25 + (0 − 6.25)/4
+    assert noise("force", 0.0) == pytest.approx(6.25 * 0.75)
+    copy = InnovationNoise({"energy": 0.1, "force": 1.0}, window=4.0)
+    copy.restore({name: tensor.clone() for name, tensor in noise.state().items()})
+    assert copy("force", 1.5) == noise("force", 1.5)
+
+
+def test_measured_noise_makes_the_steps_independent_of_units():
+    """Observations in other units give the same steps: fixed noise does not, and has to wind P up by as much."""
+    h, y = normal(60, 7, seed=1), normal(60, seed=2)
+    found = []
+    for unit in (1.0, 1000.0):
+        noise = InnovationNoise({"force": 1.0})
+        ours = KalmanFilter(BlockLayout((0, 3, 7)), torch.ones(7, dtype=torch.float64), FOREVER)
+        weights = torch.zeros(7, dtype=torch.float64)
+        for first in range(0, 60, 6):
+            rows, targets = unit * h[first : first + 6], unit * y[first : first + 6]
+            weights += ours.update(rows, (targets - rows @ weights).tolist(), measure=lambda _, error, noise=noise: noise("force", error))
+        found.append(weights)
+    assert torch.allclose(*found, rtol=1e-9)
+
+
+@pytest.mark.parametrize("starts", [(0, 9), (0, 4, 9)])
+def test_the_pull_goes_back_by_p_times_the_prior_s_precision(starts):
+    """It adds −P Λ₀ (θ − θ₀), P before the step, and changes nothing else; no observation in a direction: straight back."""
+    plain, pulled = (KalmanFilter(BlockLayout(starts), torch.full((9,), 2.0, dtype=torch.float64), FOREVER) for _ in range(2))
+    for number in range(3):
+        rows, way = normal(4, 9, seed=number), normal(9, seed=10 + number)
+        p = full(plain)
+        steps = plain.update(rows, [0.3] * 4), pulled.update(rows, [0.3] * 4, pull=(way, 0.05))
+        assert torch.allclose(steps[1], steps[0] - 0.05 * (p @ way), atol=1e-13)
+        assert torch.allclose(full(plain), full(pulled), atol=1e-14)
+    never_seen = torch.zeros((3, 9), dtype=torch.float64)
+    away = torch.zeros(9, dtype=torch.float64)
+    away[5] = 1.0
+    fresh = KalmanFilter(BlockLayout(starts), torch.full((9,), 2.0, dtype=torch.float64), FOREVER)
+    assert torch.allclose(fresh.update(never_seen, [0.0] * 3, pull=(away, 0.05)), -0.1 * away)
