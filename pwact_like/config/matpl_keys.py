@@ -51,6 +51,7 @@ KALMAN_ONLY = (
     "p_ceiling",
     "kalman_noise",
     "kalman_prior",
+    "average_share",
     "p_float32",
     "nselect",
     "groupsize",

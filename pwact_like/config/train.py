@@ -127,6 +127,9 @@ class Optimizer(Settings):
         default=0.1,
         description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
     )
+    average_share: Fraction = Field(
+        default=0.3, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."
+    )
     p_float32: bool = Field(default=False, description="Kalman filter: keep the covariance in single precision.")
     nselect: PositiveInt = Field(default=60, description="Kalman filter: atoms whose forces update the weights in a step (MatPL: 24).")
     groupsize: PositiveInt = Field(default=6, description="Kalman filter: atoms in one force update.")

@@ -69,6 +69,9 @@ class Stepper(ABC):
             When it is another optimizer's or another model's.
         """
 
+    def finish(self) -> None:
+        """Called after the last step (and again when a training goes on from there): settle the weights."""
+
     def scalings(self) -> dict[str, NDArray[np.float64]]:
         """What the model file keeps of the optimizer's coordinates."""
         return {}
@@ -124,8 +127,8 @@ class KalmanStepper(Stepper):
     ----------
     coordinates
         What the filter's P refers to (see `coordinates`).
-    per_epoch
-        Steps of an epoch.
+    n_steps
+        Steps of the whole training.
     """
 
     rate_name: ClassVar[str] = "lambda"
@@ -137,7 +140,7 @@ class KalmanStepper(Stepper):
         seed: int,
         parameters: FlatParameters,
         coordinates: Coordinates,
-        per_epoch: int,
+        n_steps: int,
     ) -> None:
         self._model, self._settings, self._seed = model, settings, seed
         self._parameters, self.coordinates = parameters, coordinates
@@ -148,9 +151,13 @@ class KalmanStepper(Stepper):
         memory = Memory(settings.kalman_lambda, settings.kalman_nue, ceiling)
         self.filter = KalmanFilter(parameter_blocks(parameters, settings.block_size), start, memory)
         # the prior counts once an epoch, as the data do
+        per_epoch = max(1, n_steps // settings.epochs)
         prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
         self._prior = min(prior, _MOST_BACK / ceiling)
         self._way = torch.zeros_like(parameters.values)  # from the weights at the start, in the filter's coordinates
+        self._averaged_from = n_steps - int(settings.average_share * n_steps)
+        self._sum = torch.zeros_like(parameters.values)
+        self._count = torch.zeros(1, dtype=torch.float64)
 
     @property
     def rate(self) -> float:
@@ -178,7 +185,15 @@ class KalmanStepper(Stepper):
             change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error), pull=pull)
             self._way.add_(change)
         self._parameters.values.add_(self.coordinates.step(change))
+        if number >= self._averaged_from:
+            self._sum += self._parameters.values
+            self._count += 1.0
         return errors
+
+    def finish(self) -> None:
+        """The mean of the weights over the last steps: each step follows its own frame, and their mean none too far."""
+        if float(self._count) > 0.0:
+            self._parameters.values.copy_(self._sum / float(self._count))
 
     def scalings(self) -> dict[str, NDArray[np.float64]]:
         """See `Stepper`."""
@@ -189,13 +204,14 @@ class KalmanStepper(Stepper):
         # the scalings are not among it: they follow from the training data and the weights at the start
         starts = torch.tensor(self.filter.layout.starts)
         noise = {} if self._noise is None else self._noise.state()
-        return {"values": self._parameters.values, "way": self._way, "block_starts": starts, **noise, **self.filter.state()}
+        own = {"values": self._parameters.values, "way": self._way, "sum": self._sum, "count": self._count}
+        return {**own, "block_starts": starts, **noise, **self.filter.state()}
 
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Stepper`."""
         if tuple(arrays["block_starts"].tolist()) != self.filter.layout.starts:
             raise ValueError("its covariance has other blocks")
-        _copy({"values": self._parameters.values, "way": self._way}, arrays)
+        _copy({"values": self._parameters.values, "way": self._way, "sum": self._sum, "count": self._count}, arrays)
         self.filter.restore(arrays)
         if self._noise is not None:
             self._noise.restore(arrays)
@@ -228,7 +244,7 @@ def new_stepper(
     coordinates = Coordinates({name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}, parameters.layout)
     if is_fresh:
         start_in(coordinates, parameters)
-    return KalmanStepper(model, settings, seed, parameters, coordinates, max(1, n_steps // settings.epochs))
+    return KalmanStepper(model, settings, seed, parameters, coordinates, n_steps)
 
 
 def noise_shares(settings: Optimizer) -> dict[str, float]:

@@ -244,6 +244,8 @@ class _Run:
         batch = self._training.batch(self._epoch_order[place * self._batch_size : (place + 1) * self._batch_size])
         errors = self._stepper.step(batch, self.done)
         self.done += 1
+        if self.done == self.n_steps:
+            self._stepper.finish()
         self._trained = self._trained + errors
         bar.update()
         self._record(bar, epoch, place)
