@@ -63,6 +63,8 @@ class Training:
             for first in range(0, len(order), size):
                 self.stepper.step(self.training.batch([int(index) for index in order[first : first + size]]), number)
                 number += 1
+            if epoch + 1 == self.settings.optimizer.epochs:
+                self.stepper.finish()
             self.seconds += time.perf_counter() - began
             yield epoch + 1
 

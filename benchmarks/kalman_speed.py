@@ -89,7 +89,7 @@ def speed(net: str, frames: list, args: argparse.Namespace) -> None:
 
 def ours(folder: Path, name: str, net: str, seed: int, *, single: bool) -> float:
     """`pwact-like train` for one epoch; the figure that it prints, in seconds."""
-    optimizer = {"optimizer": "LKF", "epochs": 1, "block_size": BLOCK, "p_float32": single}
+    optimizer = {"optimizer": "LKF", "epochs": 1, "block_size": BLOCK, "p_float32": single, **FOUR_GROUPS}
     settings = train_json(SETS["si64"].elements, NETWORKS[net], optimizer, seed) | {"train_data": [{"path": "train.xyz"}]}
     source = folder / f"{name}.json"
     source.write_text(json.dumps(settings))
@@ -126,7 +126,7 @@ def profile(net: str, frames: list, args: argparse.Namespace, single: bool) -> N
     from pwact_like.potentials.checkpoint import Progress, write_checkpoint
     from pwact_like.potentials.loss import SquaredErrors
 
-    optimizer = {"name": "LKF", "epochs": 1, "block_size": BLOCK, "p_float32": single}
+    optimizer = {"name": "LKF", "epochs": 1, "block_size": BLOCK, "p_float32": single, **FOUR_GROUPS}
     training = Training(train_settings(SETS["si64"].elements, NETWORKS[net], optimizer, args.seed), frames[: args.steps])
     stepper, kept = training.stepper, (steppers.observe, steppers.gradients_of)
     covariance = stepper.filter.covariance

@@ -77,8 +77,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "folders away by hand.",
     ),
     "filter": (
-        "pwact-like filter -i iter.0002/01.explore -l 0.1 -u 0.3 -s\n"
-        "pwact-like filter -i iter.0002/01.explore --suggest --tolerance 0.2",
+        "pwact-like filter -i iter.0002/01.explore -l 0.1 -u 0.3 -s\npwact-like filter -i iter.0002/01.explore --suggest --tolerance 0.2",
         "Levels are compared with the table of deviations that the exploration left; nothing is computed again (but for --suggest).",
     ),
     "to_pwdata": (
