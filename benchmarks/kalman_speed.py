@@ -33,6 +33,8 @@ from data_sets import NETWORKS, ROOT, SETS, add_folder, machine, one_thread, rea
 from epochs import Training
 from peer_deepmd import BLOCK, DeepmdLkf
 
+FOUR_GROUPS = {"nselect": 24, "groupsize": 6}  # one energy and four force updates, as the peer does
+
 
 def main() -> int:
     """Run and print."""
