@@ -38,7 +38,7 @@ class TestEmbeddedTrainer(TrainerContract):
             atom_type=(29,),
             descriptor=Descriptor(rmax=4.5, rmin=1.0, m2=4, network_size=(4, 8)),
             fitting=Fitting(network_size=(12, 12, 1)),
-            optimizer=Optimizer(epochs=epochs, learning_rate=1e-2),
+            optimizer=Optimizer(name="ADAM", epochs=epochs, learning_rate=1e-2),
         )
 
     def predict(self, model, atoms):

@@ -330,7 +330,7 @@ def test_kpu_and_what_excludes_it(tmp_path):
     assert not unavailable(loaded) and loaded.param.strategy.given_levels == (None, None)
     assert loaded.param.strategy.trained_models == 1 and not loaded.param.strategy.is_relative
     learned = loaded.param.strategy.learned
-    assert (learned.kind, learned.posterior, learned.samples, learned.tau) == ("kpu", "laplace", 16, 1e-4)
+    assert (learned.kind, learned.posterior, learned.samples, learned.tau) == ("kpu", "laplace", 16, 1e-6)
     assert any("valid_data" in note and "10%" in note for note in loaded.notes)
     by_filter = {"uncertainty": "kpu", "kpu_posterior": "Filter"}
     assert load(tmp_path, strategy=by_filter).param.strategy.learned.posterior == "filter"

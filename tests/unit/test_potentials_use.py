@@ -254,7 +254,7 @@ def test_command_train_starts_from_a_model_and_refuses_what_is_not_built(tmp_pat
     assert attempt("first") == 0
     assert attempt("second", init_model="first/model.pt") == 0
     assert "model.pt" in (tmp_path / "second" / "train.log").read_text()
-    assert attempt("third", optimizer={"optimizer": "LKF", "epochs": 1}) == 2
+    assert attempt("third", optimizer={"optimizer": "GKF", "epochs": 1}) == 2
     assert attempt("third", model_type="NEP") == 2
     assert attempt("third", init_model="nowhere.pt") == 2
     assert attempt("third", train_data="nowhere.xyz") == 2
