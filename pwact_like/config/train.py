@@ -128,7 +128,7 @@ class Optimizer(Settings):
         description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
     )
     average_share: Fraction = Field(
-        default=0.3, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."
+        default=0.15, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."
     )
     p_float32: bool = Field(default=False, description="Kalman filter: keep the covariance in single precision.")
     nselect: PositiveInt = Field(default=60, description="Kalman filter: atoms whose forces update the weights in a step (MatPL: 24).")
