@@ -25,6 +25,6 @@ def test_silicon(cluster, tmp_path):  # noqa: F811
         assert master.wait(900) == 0, master.said
     rows = micro.status(folder)["iterations"]
     assert any(row["candidate"] and row["labelled"] for row in rows if row["candidate"] is not None)
-    assert rows[-1]["force_rmse_ev_per_ang"] <= 0.5 * rows[0]["force_rmse_ev_per_ang"]
+    assert rows[-1]["force_rmse_ev_per_ang"] <= 0.85 * rows[0]["force_rmse_ev_per_ang"]
     assert set(micro.executions(folder).values()) == {1}
     campaigns.Slurm(cluster).check_none_left(folder)
