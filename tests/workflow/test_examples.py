@@ -105,6 +105,8 @@ def test_the_campaign_beats_as_many_steps_on_the_initial_data_alone(quickstart, 
     content = json.loads((trainings[0] / "train.json").read_text())
     n_frames = json.loads((folder / "dataset" / "manifest.json").read_text())["facts"]["frames"]["train"]
     content["optimizer"]["epochs"] = -(-steps // n_frames)
+    for name in ("uncertainty", "valid_data"):
+        content.pop(name, None)
     content["train_data"] = [str(folder / "dataset" / "train.xyz")]
     content["test_data"] = [str(folder / "dataset" / "test.xyz")]
     (tmp_path / "train.json").write_text(json.dumps(content))
