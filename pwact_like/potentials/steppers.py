@@ -69,6 +69,7 @@ class Stepper(ABC):
             When it is another optimizer's or another model's.
         """
 
+    @abstractmethod
     def finish(self) -> None:
         """Called after the last step (and again when a training goes on from there): settle the weights."""
 
@@ -109,6 +110,9 @@ class AdamStepper(Stepper):
         loss.backward()
         self._adam.step(self._rate)
         return errors
+
+    def finish(self) -> None:
+        """See `Stepper`: Adam's rate has decayed, its last weights are its best."""
 
     def state(self) -> dict[str, Tensor]:
         """See `Stepper`."""
