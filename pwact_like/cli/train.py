@@ -6,7 +6,8 @@ TRAIN.json in its shortest form; everything else has a default:
 
 More keys: valid_data, test_data (evaluated at the end only, into test.json), format, seed, init_model (a model to start
 from), model.descriptor {Rmax, Rmin, M2, network_size, sel}, model.fitting_net {network_size}, optimizer {optimizer:
-"ADAM", batch_size, learning_rate, stop_lr, train_virial, ...}. Data in any format that to_pwdata reads, found by itself.
+"LKF" or "ADAM", batch_size, train_virial, ...}, uncertainty {kind, posterior, ...} (leaves kpu.pt: how
+wrong the model is). Data in any format that to_pwdata reads, found by itself.
 Relative paths start at the folder of TRAIN.json.
 
 A training that was cut off goes on from DIR/checkpoint.pt when it is started again, and ends with the same model.

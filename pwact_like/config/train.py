@@ -175,7 +175,9 @@ class UncertaintySettings(Settings):
         default=16, description="Draws of the weights by which KPU is computed in MD; relative error √(2/samples)."
     )
     members: PositiveInt = Field(default=4, ge=2, description="kpu-committee: number of members.")
-    keep_covariance: bool = Field(default=False, description="Keep the covariance in kpu.pt, for exact KPU later (large).")
+    keep_covariance: bool = Field(
+        default=False, description="laplace and filter: keep the covariance in kpu.pt, for exact KPU later (large)."
+    )
     valid_share: Fraction = Field(
         default=0.1, description="Without valid_data, this share of the training frames is held out and calibrates the uncertainty."
     )

@@ -26,6 +26,7 @@ from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.geometry import Geometry
 from pwact_like.potentials.kpu import ExactKpu, SampledKpu, Variances
 from pwact_like.potentials.modelfile import SCALING, VERSION, read_arrays, write_arrays
+from pwact_like.potentials.optimizer import parameter_layout
 from pwact_like.uncertainty.calibration import Calibration, Pairs
 
 FORMAT = "pwact_like kpu"
@@ -165,11 +166,7 @@ class SelfAware:
             )
         self._exact = None
         if exact and knowledge.covariance is not None:
-            layout, first = [], 0
-            for name, parameter in model.named_parameters():
-                layout.append((name, first, tuple(parameter.shape)))
-                first += parameter.numel()
-            coordinates = Coordinates(scalings_from(knowledge.scalings), tuple(layout)) if knowledge.scalings else None
+            coordinates = Coordinates(scalings_from(knowledge.scalings), parameter_layout(model)) if knowledge.scalings else None
             self._exact = ExactKpu(model, knowledge.covariance, coordinates)
         self._sampled = SampledKpu(model, knowledge.samples)
 

@@ -3,13 +3,14 @@
 The reductions are those of RLEKF (Hu et al., AAAI 2023): with s the signs of the errors, the observation is a sum with
 these signs, so its error is a sum of absolute errors. For N atoms, a batch of B frames and a prefactor α:
 
-    energy   e = √B mean_b(α |ΔE_b|/N_b),                    H = (α/N_b) s_b ∂E_b/∂θ, mean over b;
-    forces   e = √B mean_b(mean over the group(α |ΔF|)/N_b),  the same with a group of atoms of every frame, drawn without
+    energy   e = mean_b(α |ΔE_b|/N_b),                    H = (α/N_b) s_b ∂E_b/∂θ, mean over b;
+    forces   e = mean_b(mean over the group(α |ΔF|)/N_b),  the same with a group of atoms of every frame, drawn without
              replacement;
     virial   as forces, with the six independent components of W;
     atomic   as forces, with the energies of the same groups of atoms, where the data have them (PWmat's partition; the
              elements' reference energies, which a partition shares out in its own way, are left out of it).
 
+RLEKF multiplies e by √B; that is a gain of the filter's update here, and only with its fixed noise.
 All observations of a batch come from one evaluation; see `kalman` for how they are taken one after the other.
 """
 

@@ -18,6 +18,15 @@ stay near 0.43 eV/Å for the first 170 steps and reach 0.1 after 3,000; with ten
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
+def parameter_layout(model: nn.Module) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+    """Name, first place in the flat vector, and shape of each parameter, in the order of ``named_parameters``."""
+    layout, first = [], 0
+    for name, parameter in model.named_parameters():
+        layout.append((name, first, tuple(parameter.shape)))
+        first += parameter.numel()
+    return tuple(layout)
+
+
 class FlatParameters:
     """A model's parameters and gradients as two vectors.
 
@@ -33,15 +42,11 @@ class FlatParameters:
         named = list(model.named_parameters())
         self.values = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
         self.gradient = torch.zeros_like(self.values)
-        layout = []
-        first = 0
-        for name, parameter in named:
+        self.layout = parameter_layout(model)
+        for (_, parameter), (_, first, shape) in zip(named, self.layout, strict=True):
             last = first + parameter.numel()
-            parameter.data = self.values[first:last].view(parameter.shape)
-            parameter.grad = self.gradient[first:last].view(parameter.shape)
-            layout.append((name, first, tuple(parameter.shape)))
-            first = last
-        self.layout = tuple(layout)
+            parameter.data = self.values[first:last].view(shape)
+            parameter.grad = self.gradient[first:last].view(shape)
 
 
 class Adam:

@@ -27,7 +27,7 @@ from pwact_like.potentials.kpu import SampledKpu, Uncertainty
 from pwact_like.potentials.kpu_file import NAME, Knowledge, read_knowledge, save_knowledge
 from pwact_like.potentials.linear_committee import centred, linear_committee
 from pwact_like.potentials.modelfile import read_model, save_model
-from pwact_like.potentials.optimizer import FlatParameters
+from pwact_like.potentials.optimizer import parameter_layout
 from pwact_like.potentials.posterior import LastLayer, laplace_posterior
 from pwact_like.potentials.steppers import KalmanStepper, Stepper, parameter_blocks
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, prepare_frames
@@ -196,11 +196,12 @@ def _covariance(
         samples = stepper.coordinates.step(sample_covariance(covariance, count, draw_seed))
         kept = BlockMatrix.of(covariance) if wanted.keep_covariance else None
         return _Covariance(samples, kept, stepper.coordinates.arrays())
-    parameters = FlatParameters(model)
-    coordinates = (
-        stepper.coordinates if isinstance(stepper, KalmanStepper) else Coordinates(descriptor_scalings(model, training), parameters.layout)
-    )
-    layout = parameter_blocks(parameters, settings.optimizer.block_size)
+    if isinstance(stepper, KalmanStepper):
+        coordinates, layout = stepper.coordinates, stepper.filter.layout
+    else:
+        parameters = parameter_layout(model)
+        coordinates = Coordinates(descriptor_scalings(model, training), parameters)
+        layout = parameter_blocks(parameters, settings.optimizer.block_size)
     posterior = laplace_posterior(model, training, layout, tau=wanted.tau, seed=seed, coordinates=coordinates)
     samples = posterior.sample(count, draw_seed)
     return _Covariance(samples, posterior.covariance() if wanted.keep_covariance else None, coordinates.arrays())

@@ -24,13 +24,11 @@ from pwact_like.potentials.training_set import Batch, TrainingSet
 if TYPE_CHECKING:
     from pwact_like.config.train import Optimizer
 
-
 _SHARES = {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
 # An energy is one number a frame against many forces, and its error is mostly a shift that all frames share.
 
 _CEILING = 5.0
 # Of P over its start, with measured noise: MatPL's λ₀ = 0.98 would make it five million, and the filter follow every frame.
-
 
 _MOST_BACK = 0.2  # of the way back to the prior's mean, in one step, of a weight at the ceiling: few frames make an epoch short
 
@@ -153,7 +151,7 @@ class KalmanStepper(Stepper):
         self._noise = InnovationNoise(noise_shares(settings)) if settings.kalman_noise == "measured" else None
         ceiling = settings.p_ceiling or (_CEILING * settings.p0_weight if self._noise is not None else float("inf"))
         memory = Memory(settings.kalman_lambda, settings.kalman_nue, ceiling)
-        self.filter = KalmanFilter(parameter_blocks(parameters, settings.block_size), start, memory)
+        self.filter = KalmanFilter(parameter_blocks(parameters.layout, settings.block_size), start, memory)
         # the prior counts once an epoch, as the data do
         per_epoch = max(1, n_steps // settings.epochs)
         prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
@@ -262,9 +260,9 @@ def noise_shares(settings: Optimizer) -> dict[str, float]:
     return {kind: _SHARES[kind] * (usual / value) ** 2 for kind, (value, usual) in prefactors.items() if value > 0.0}
 
 
-def parameter_blocks(parameters: FlatParameters, block_size: int) -> BlockLayout:
-    """The filter's blocks for a model's parameters."""
-    sizes = [int(np.prod(shape)) for _, _, shape in parameters.layout]
+def parameter_blocks(layout: tuple[tuple[str, int, tuple[int, ...]], ...], block_size: int) -> BlockLayout:
+    """The filter's blocks for a model's parameters (`optimizer.parameter_layout`)."""
+    sizes = [int(np.prod(shape)) for _, _, shape in layout]
     return block_layout(sizes, block_size)
 
 
