@@ -106,27 +106,28 @@ def test_a_controller_killed_before_it_had_saved_that_a_job_runs(slurm, bench, t
 def test_forgotten_after_min_job_age(slurm, bench, tmp_path):
     """The master was away for longer than the controller remembers finished jobs."""
     slurm.reconfigure(MinJobAge=2)
-    tasks = [make_task(tmp_path / "good", "touch out"), make_task(tmp_path / "cut", "kill -9 0", max_attempts=1)]
+    held = hold(tmp_path)
+    tasks = [make_task(tmp_path / "good", HOLD, "touch out"), make_task(tmp_path / "cut", HOLD, "kill -9 0", max_attempts=1)]
     first = bench()
     assert SlurmScheduler().pace.poll_s == (1.0, 1.0), "asked often enough to see them end"
     first.dispatcher.begin(tasks, lambda task, folder: None)
 
-    def submitted() -> bool:
-        """A busy controller refuses for a while: one tick need not be enough."""
+    def running() -> bool:
+        """The master stays until both began: a busy Slurm refuses for a while, or loses a job that it has taken."""
         first.dispatcher.tick()
-        return len(first.journal.jobs()) == 2 and first.submitted()
+        return all(executions(task) for task in tasks) and first.submitted()
 
-    wait_until(submitted, 60, every_s=0.5)
+    wait_until(running, 120, every_s=0.5, what=lambda: str(slurm.squeue("-a", "-t", "all")))
     ours = set(first.journal.jobs())
     first.close()
-    wait_until(lambda: all(executions(task) for task in tasks), 120, what=lambda: str(slurm.squeue("-a", "-t", "all")))
+    held.unlink()
     wait_until(lambda: not ours & set(names(slurm)), 150, every_s=0.5)  # when the controller gets round to it
     second = bench()
     results = second.run(tasks)
     assert results["good"].state is TaskState.ACCEPTED and results["cut"].state is TaskState.FAILED
-    lost = second.journal.attempts("cut")[0]
-    assert lost.cause == EndCause.LOST and not lost.strike and "the scheduler knows this job no more" in lost.reason
-    check_once(tasks[0])
+    lost = [attempt for attempt in second.journal.attempts("cut") if attempt.cause == EndCause.LOST]
+    assert len(lost) == 1 and not lost[0].strike and "the scheduler knows this job no more" in lost[0].reason
+    assert (tasks[0].folder / "out").exists() and len(executions(tasks[0])) == 1
 
 
 def test_out_of_memory_by_the_kernel(cgroup_cluster, tmp_path, monkeypatch):
