@@ -16,9 +16,11 @@ from pwact_like.crashpoints import KILL_AT_VARIABLE
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-# a shell that runs the tests in the background has SIGINT ignored, and so would every master that a test sends a Ctrl-C
-if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# a shell that runs the tests in the background has SIGINT ignored, nohup has SIGHUP, and so would every master that a test sends one
+if threading.current_thread() is threading.main_thread():
+    for _signum, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_signum) is signal.SIG_IGN:
+            signal.signal(_signum, _handler)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

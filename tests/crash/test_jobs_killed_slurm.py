@@ -22,9 +22,11 @@ pytestmark = [pytest.mark.crash, pytest.mark.slurm]
 
 
 def kill_at(work_dir, point):
+    """Whether the kill landed; if not, the master has come to its end."""
     master = start(work_dir, point, "slurm")
     _, err = master.communicate(timeout=90)
-    assert master.returncode == -signal.SIGKILL, f"the kill at {point} did not land: {err}"
+    assert master.returncode in (-signal.SIGKILL, 0), err
+    return master.returncode == -signal.SIGKILL
 
 
 def come_to_the_end(slurm, work_dir):
@@ -35,8 +37,14 @@ def come_to_the_end(slurm, work_dir):
 
 @pytest.mark.parametrize("passage", [1, 2])
 def test_killed_at_every_point(slurm, folder, passage):
+    """One after the other; where a slow machine has left too little to do for a second passage, in a folder of its own."""
     for point in POINTS:
-        kill_at(folder, point if point == "accepted" else f"{point}:{passage}")
+        where = point if point == "accepted" else f"{point}:{passage}"
+        if not kill_at(folder, where):
+            come_to_the_end(slurm, folder)
+            folder = folder.with_name(f"for {point}")
+            folder.mkdir()
+            assert kill_at(folder, where), f"the kill at {where} did not land"
     come_to_the_end(slurm, folder)
 
 
