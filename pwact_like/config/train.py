@@ -124,8 +124,9 @@ class Optimizer(Settings):
         "fixed: 1, as in MatPL and DeePMD-kit.",
     )
     kalman_prior: NonNegativeFloat = Field(
-        default=0.1,
-        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
+        default=1.0,
+        description="Kalman filter with measured noise: weight of the prior (variance p0_weight about the weights at the start), which "
+        "holds the weights where the data say nothing; 1: as much as it should by Bayes' rule.",
     )
     average_share: Fraction = Field(
         default=0.15, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."

@@ -24,7 +24,7 @@ from pwact_like.potentials.training_set import Batch, TrainingSet
 if TYPE_CHECKING:
     from pwact_like.config.train import Optimizer
 
-_SHARES = {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
+_SHARES = {"energy": 0.01, "force": 1.0, "virial": 1.0, "atomic": 1.0}
 # An energy is one number a frame against many forces, and its error is mostly a shift that all frames share.
 
 _CEILING = 5.0
@@ -152,7 +152,7 @@ class KalmanStepper(Stepper):
         ceiling = settings.p_ceiling or (_CEILING * settings.p0_weight if self._noise is not None else float("inf"))
         memory = Memory(settings.kalman_lambda, settings.kalman_nue, ceiling)
         self.filter = KalmanFilter(parameter_blocks(parameters.layout, settings.block_size), start, memory)
-        # the prior counts once an epoch, as the data do
+        # the prior counts once an epoch, as the data do: with kalman_prior 1 the end is the mode of the posterior, whatever the epochs
         per_epoch = max(1, n_steps // settings.epochs)
         prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
         self._prior = min(prior, _MOST_BACK / ceiling)
