@@ -24,7 +24,7 @@ from pwact_like.potentials.training_set import Batch, TrainingSet
 if TYPE_CHECKING:
     from pwact_like.config.train import Optimizer
 
-_SHARES = {"energy": 0.01, "force": 1.0, "virial": 1.0, "atomic": 1.0}
+_SHARES = {"energy": 0.03, "force": 1.0, "virial": 1.0, "atomic": 1.0}
 # An energy is one number a frame against many forces, and its error is mostly a shift that all frames share.
 
 _CEILING = 5.0
