@@ -5,9 +5,9 @@ gradient H and the error e, with L blocks, the memory factor λ and the gain A s
 
     A = 1/(L λ R + Σ_i H_iᵀ P_i H_i),   θ_i += A e P_i H_i,   P_i ← (P_i − A P_i H_i H_iᵀ P_i)/λ,   λ ← ν λ + 1 − ν.
 
-The noise R of an observation may be given; by default it is *measured* (`InnovationNoise`): the running mean square of the
-errors of its kind. With the field's R = 1 the filter sits on its start value until forgetting has wound P up by orders of
-magnitude, how far depending on the number of atoms and the unit, and then is so sure of its weights' freedom that one
+The noise R of an observation may be given; by default the whole L λ R is *measured* (`InnovationNoise`): the running
+mean square of the errors of its kind. With the field's R = 1 the filter sits on its start value until forgetting has
+wound P up by orders of magnitude, how far depending on the number of atoms and the unit, and then is so sure of its weights' freedom that one
 odd frame throws it off (MgO, hot frames among cold ones: the energy's error rose from 0.03 to 0.6 eV/atom in 12 epochs). With the measured
 noise the first steps are as long as they should be, P needs no winding up, and early observations, linearised at bad
 weights, count little beside later ones.

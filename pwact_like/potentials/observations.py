@@ -64,7 +64,10 @@ def draw_groups(seed: int, step: int, n_atoms: Tensor, n_select: int, group_size
 
 
 def observe(result: Evaluation, batch: Batch, settings: Optimizer, seed: int, step: int) -> list[Observation]:
-    """The observations of a batch, in the order in which the filter takes them: energy, virial, atomic energies, forces."""
+    """The observations of a batch, in the order in which the filter takes them: energy, virial, atomic energies, forces.
+
+    Those on which no weight has an influence are left out.
+    """
     n_atoms = batch.n_atoms.cpu()
     found = []
     every_frame = torch.arange(batch.n_frames)
@@ -95,7 +98,8 @@ def observe(result: Evaluation, batch: Batch, settings: Optimizer, seed: int, st
             values = result.forces[0][group].reshape(-1)
             errors = batch.forces[group].reshape(-1) - values
             found.append(_reduced("force", values, errors, batch.atom_frame[group].repeat_interleave(3), batch, settings.pre_fac_force))
-    return found
+    # forces and virials of atoms without any neighbour are zero whatever the weights are
+    return [observation for observation in found if observation.value.requires_grad]
 
 
 def _reduced(kind: str, values: Tensor, errors: Tensor, frame: Tensor, batch: Batch, prefactor: float) -> Observation:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 torch = pytest.importorskip("torch")
 
@@ -148,6 +149,14 @@ def test_virials_are_trained_when_wanted(tmp_path: Path) -> None:
         settings = settings_for(tmp_path, frames, frames, epochs=12, train_virial=wanted, **LKF)
         errors[wanted] = train(settings, tmp_path / str(wanted), progress=False).valid["virial_rmse_ev_per_atom"]
     assert errors[True] < 0.7 * errors[False]
+
+
+def test_a_frame_of_a_lone_atom_trains_its_energy(tmp_path: Path) -> None:
+    """Found by an attack: a force without any neighbour has no gradient, and the training broke."""
+    lone = Frame(Atoms("Cu", cell=[20.0] * 3, pbc=True), Label(-0.25, np.zeros((1, 3)), np.zeros((3, 3))))
+    frames = [*emt_frames(4, 1, gold=False), lone]
+    settings = settings_for(tmp_path, frames, frames, epochs=6, train_virial=True, **LKF)
+    assert np.isfinite(train(settings, tmp_path / "out", progress=False).valid["energy_rmse_ev_per_atom"])
 
 
 def test_forces_alone_or_energies_alone(tmp_path: Path) -> None:
