@@ -7,10 +7,10 @@ gradient H and the error e, with L blocks, the memory factor λ and the gain A s
 
 The noise R of an observation may be given; by default the whole L λ R is *measured* (`InnovationNoise`): the running
 mean square of the errors of its kind. With the field's R = 1 the filter sits on its start value until forgetting has
-wound P up by orders of magnitude, how far depending on the number of atoms and the unit, and then is so sure of its weights' freedom that one
-odd frame throws it off (MgO, hot frames among cold ones: the energy's error rose from 0.03 to 0.6 eV/atom in 12 epochs). With the measured
-noise the first steps are as long as they should be, P needs no winding up, and early observations, linearised at bad
-weights, count little beside later ones.
+wound P up by orders of magnitude, how far depending on the number of atoms and the unit, and then is so sure of its
+weights' freedom that one odd frame throws it off (MgO, hot frames among cold ones: the energy's error rose from 0.03 to
+0.6 eV/atom in 12 epochs). With the measured noise the first steps are as long as they should be, P needs no winding
+up, and early observations, linearised at bad weights, count little beside later ones.
 
 Three more things are done in another way than elsewhere, and the first two change no number of an exact arithmetic:
 
