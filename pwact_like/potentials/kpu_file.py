@@ -105,6 +105,17 @@ def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> No
     write_arrays(path, header, arrays)
 
 
+def is_of(path: Path, model: DeepPotential) -> bool:
+    """Whether a kpu.pt is this very model's; a member of its committee and any other model are not.
+
+    Raises
+    ------
+    DataError
+        When it is missing or broken.
+    """
+    return bool(read_arrays(path, FORMAT)[0].get("model") == parameters_digest(model))
+
+
 def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
     """Read the kpu.pt of a model.
 

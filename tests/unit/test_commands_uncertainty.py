@@ -18,6 +18,7 @@ from pwact_like.config.train import UncertaintySettings  # noqa: E402
 from pwact_like.data.formats import write_frames  # noqa: E402
 from pwact_like.errors import DataError, InputError  # noqa: E402
 from pwact_like.potentials.committee import Committee  # noqa: E402
+from pwact_like.potentials.judging import methods_of  # noqa: E402
 from pwact_like.potentials.kpu_file import SelfAware, read_knowledge  # noqa: E402
 from pwact_like.potentials.modelfile import read_model  # noqa: E402
 from pwact_like.potentials.self_knowledge import hold_out, labelled_before  # noqa: E402
@@ -203,6 +204,14 @@ def test_eval_judges_all_kinds_alike(tmp_path, committee, other, hot, capsys) ->
     (bare / "model.pt").write_bytes((other / "model.pt").read_bytes())
     assert main(["eval", str(bare / "model.pt"), str(hot), "--uncertainty", str(prefix)]) == 2
     assert "knows nothing of its errors" in capsys.readouterr().err
+
+
+def test_members_are_judged_where_they_lie(committee) -> None:
+    """Found by an attack: the kpu.pt beside the members is their model's, and eval refused them all."""
+    members = sorted(committee.glob("member.*.pt"))
+    assert [method.name for method in methods_of(members)] == ["committee"]
+    model = committee / "model.pt"
+    assert [method.name.split()[0] for method in methods_of([model, *members])] == ["committee", "kpu-committee"]
 
 
 def test_filter_suggests_from_saved_pairs(tmp_path, committee, hot, capsys) -> None:
