@@ -124,9 +124,8 @@ class Optimizer(Settings):
         "fixed: 1, as in MatPL and DeePMD-kit.",
     )
     kalman_prior: NonNegativeFloat = Field(
-        default=1.0,
-        description="Kalman filter with measured noise: weight of the prior (variance p0_weight about the weights at the start), which "
-        "holds the weights where the data say nothing; it is weighed against a noise of 1.5 % of the labels' forces.",
+        default=0.1,
+        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
     )
     average_share: Fraction = Field(
         default=0.15, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."

@@ -24,18 +24,11 @@ from pwact_like.potentials.training_set import Batch, TrainingSet
 if TYPE_CHECKING:
     from pwact_like.config.train import Optimizer
 
-_SHARES = {"energy": 0.01, "force": 1.0, "virial": 1.0, "atomic": 1.0}
-# An energy is one number a frame against many forces. Si64, 15 epochs: 0.5 meV/atom and 0.088 eV/Å with 0.01, 1.0 and 0.083 with 0.1; with
-# 0.003 forces suffer more. Few frames (sorted Cu, MgO): 0.01 is the best of these for both.
+_SHARES = {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
+# An energy is one number a frame against many forces, and its error is mostly a shift that all frames share.
 
 _CEILING = 5.0
 # Of P over its start, with measured noise: MatPL's λ₀ = 0.98 would make it five million, and the filter follow every frame.
-
-_PRIOR_NOISE = 0.015  # of the labels' force RMS: what the prior is weighed against
-# A misfit above it is the model's (a young one, hot frames), not noise. Weighed against the misfit the prior held MgO back (up to
-# 4500 K: 0.56 instead of 0.51 eV/Å); a tenth of it everywhere let Cu, which comes to 0.015, wander off with every epoch.
-
-_MISFIT_MEMORY = 0.995  # a step of the running means of squared force errors and labels
 
 _MOST_BACK = 0.2  # of the way back to the prior's mean, in one step, of a weight at the ceiling: few frames make an epoch short
 
@@ -164,7 +157,6 @@ class KalmanStepper(Stepper):
         prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
         self._prior = min(prior, _MOST_BACK / ceiling)
         self._way = torch.zeros_like(parameters.values)  # from the weights at the start, in the filter's coordinates
-        self._misfit = torch.zeros(2, dtype=torch.float64)  # running sums of squared force errors and labels
         self._averaged_from = n_steps - int(settings.average_share * n_steps)
         self._sum = torch.zeros_like(parameters.values)
         self._count = torch.zeros(1, dtype=torch.float64)
@@ -191,7 +183,7 @@ class KalmanStepper(Stepper):
             change = self.filter.update(rows, errors_seen, gains=[batch.n_frames**0.5] * len(observations))
         else:
             kinds = [observation.kind for observation in observations]
-            pull = (self._way, self._prior * self._trust_in_prior(errors, batch)) if self._prior else None
+            pull = (self._way, self._prior) if self._prior else None
             change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error), pull=pull)
             self._way.add_(change)
         self._parameters.values.add_(self.coordinates.step(change))
@@ -199,13 +191,6 @@ class KalmanStepper(Stepper):
             self._sum += self._parameters.values
             self._count += 1.0
         return errors
-
-    def _trust_in_prior(self, errors: SquaredErrors, batch: Batch) -> float:
-        """Factor of the prior, at most 1: squared `_PRIOR_NOISE` of the labels over the squared misfit of the forces."""
-        self._misfit *= _MISFIT_MEMORY
-        self._misfit += torch.tensor([errors.force, float(batch.forces.square().sum())], dtype=torch.float64)
-        misfit, noise = float(self._misfit[0]), _PRIOR_NOISE**2 * float(self._misfit[1])
-        return noise / misfit if misfit > noise else 1.0
 
     def finish(self) -> None:
         """The mean of the weights over the last steps: each step follows its own frame, and their mean none too far."""
@@ -221,17 +206,14 @@ class KalmanStepper(Stepper):
         # the scalings are not among it: they follow from the training data and the weights at the start
         starts = torch.tensor(self.filter.layout.starts)
         noise = {} if self._noise is None else self._noise.state()
-        return {**self._own(), "block_starts": starts, **noise, **self.filter.state()}
-
-    def _own(self) -> dict[str, Tensor]:
-        ours = {"way": self._way, "misfit": self._misfit, "sum": self._sum, "count": self._count}
-        return {"values": self._parameters.values, **ours}
+        own = {"values": self._parameters.values, "way": self._way, "sum": self._sum, "count": self._count}
+        return {**own, "block_starts": starts, **noise, **self.filter.state()}
 
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Stepper`."""
         if tuple(arrays["block_starts"].tolist()) != self.filter.layout.starts:
             raise ValueError("its covariance has other blocks")
-        _copy(self._own(), arrays)
+        _copy({"values": self._parameters.values, "way": self._way, "sum": self._sum, "count": self._count}, arrays)
         self.filter.restore(arrays)
         if self._noise is not None:
             self._noise.restore(arrays)

@@ -146,7 +146,9 @@ def test_two_elements_of_mixed_sizes_are_learnt(tmp_path: Path) -> None:
 def test_virials_are_trained_when_wanted(tmp_path: Path) -> None:
     frames, errors = emt_frames(6, 1, gold=False), {}
     for wanted in (False, True):
-        settings = settings_for(tmp_path, frames, frames, epochs=12, train_virial=wanted, **LKF)
+        settings = settings_for(
+            tmp_path, frames, frames, epochs=12, train_virial=wanted, **LKF, **({"pre_fac_virial": 4.0} if wanted else {})
+        )
         errors[wanted] = train(settings, tmp_path / str(wanted), progress=False).valid["virial_rmse_ev_per_atom"]
     assert errors[True] < 0.7 * errors[False]
 
