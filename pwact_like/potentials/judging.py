@@ -14,7 +14,7 @@ from pwact_like.data.frames import Frame
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.potentials.committee import Committee
 from pwact_like.potentials.evaluation import Log, labelled_frames
-from pwact_like.potentials.kpu_file import NAME, SelfAware, is_of, read_knowledge
+from pwact_like.potentials.kpu_file import NAME, AnotherModelsError, SelfAware, read_knowledge
 from pwact_like.potentials.modelfile import read_model
 from pwact_like.uncertainty.calibration import IDENTITY, Calibration, Pairs, calibrate
 from pwact_like.uncertainty.committee import force_deviation
@@ -68,9 +68,12 @@ def methods_of(paths: Sequence[Path], kpu: Path | None = None, *, exact: bool = 
         place = kpu if kpu is not None and len(paths) == 1 else path.parent / NAME
         if not place.is_file() and kpu is None:
             continue
-        if kpu is None and len(paths) > 1 and not is_of(place, model):
+        try:
+            knowledge = read_knowledge(place, model)
+        except AnotherModelsError:
+            if kpu is not None or len(paths) == 1:
+                raise
             continue  # a member of a committee from one training lies beside its model's kpu.pt
-        knowledge = read_knowledge(place, model)
         kind = "kpu-committee" if knowledge.members else f"kpu ({knowledge.posterior})"
         name = kind if len(paths) == 1 else f"{kind} {path}"
         found.append(Method(name, (model,), SelfAware(model, knowledge, exact=exact, where=str(place)), knowledge.calibration))

@@ -33,6 +33,10 @@ FORMAT = "pwact_like kpu"
 NAME = "kpu.pt"
 
 
+class AnotherModelsError(DataError):
+    """The kpu.pt belongs to another model."""
+
+
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What kpu.pt holds.
@@ -105,29 +109,20 @@ def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> No
     write_arrays(path, header, arrays)
 
 
-def is_of(path: Path, model: DeepPotential) -> bool:
-    """Whether a kpu.pt is this very model's; a member of its committee and any other model are not.
-
-    Raises
-    ------
-    DataError
-        When it is missing or broken.
-    """
-    return bool(read_arrays(path, FORMAT)[0].get("model") == parameters_digest(model))
-
-
 def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
     """Read the kpu.pt of a model.
 
     Raises
     ------
+    AnotherModelsError
+        When it is another model's.
     DataError
-        When it is missing, broken, or another model's.
+        When it is missing or broken.
     """
     header, arrays = read_arrays(path, FORMAT)
     try:
         if header["model"] != parameters_digest(model):
-            raise DataError(f"{path}: this is another model's uncertainty; give the kpu.pt that the model's own training left")
+            raise AnotherModelsError(f"{path}: this is another model's uncertainty; give the kpu.pt that the model's own training left")
         return Knowledge(
             posterior=header["posterior"],
             samples=torch.from_numpy(arrays["samples"]),
