@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from support import ROOT
 
 from pwact_like.cli.main import COMMANDS, build_command_parser
+from pwact_like.config.engines_known import ENGINES
+from pwact_like.engines.registry import EXPLORERS, LABELERS, TRAINERS
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -43,3 +46,42 @@ def test_links_lead_somewhere(document):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
     missing = [target for target in targets if "://" not in target and not (Path(document).parent / target).exists()]
     assert not missing
+
+
+def engine_tables():
+    spec = importlib.util.spec_from_file_location("make_engine_table", ROOT / "docs" / "make_engine_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_engines_is_that_of_their_pages():
+    """When this fails: python docs/make_engine_table.py."""
+    assert (ROOT / "docs" / "engines.md").read_text(encoding="utf-8") == engine_tables().table()
+
+
+def test_every_engine_that_is_built_has_one_row():
+    tables = engine_tables()
+    rows = [tuple(row[:2]) for page in sorted(tables.FOLDER.glob("*.md")) for row in tables.rows_of(page)]
+    built = [(role, name) for role, known in ENGINES.items() for name, engine in known.items() if engine.built]
+    assert sorted(row for row in rows if row[0] in ENGINES) == sorted(built)
+
+
+def test_the_engines_that_settings_may_name_are_those_that_can_be_made():
+    registered = {"train": set(TRAINERS), "explore": set(EXPLORERS), "label": set(LABELERS)}
+    assert {role: {name for name, engine in known.items() if engine.built} for role, known in ENGINES.items()} == registered
+
+
+def test_the_versions_of_pip_packages_are_those_of_the_constraints():
+    """A version in the table that stands as ``name 1.2.3`` was run by the tests, which install by constraints.txt."""
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    tables = engine_tables()
+    stated = [
+        (page.name, name, version)
+        for page in sorted(tables.FOLDER.glob("*.md"))
+        for row in tables.rows_of(page)
+        for name, version in re.findall(r"(?<![\w.-])([a-z][\w.-]*) (\d+(?:\.\d+)+)", row[3])
+        if name in pinned
+    ]
+    assert stated
+    assert not [row for row in stated if pinned[row[1]] != row[2]]
