@@ -15,7 +15,7 @@ from pwact_like.errors import NotAvailableError
 from pwact_like.outcome import Outcome, TaskFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ase import Atoms
 
@@ -159,6 +159,15 @@ class Trainer(ABC):
     def judging_commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
         """Shell lines of that task."""
         raise NotAvailableError(f"{self.name} cannot judge a model that it did not train")
+
+    def refuse_committee(self, models: Sequence[Path]) -> None:  # noqa: B027 (most models may be a committee's)
+        """Refuse given models (init_model_list) that are no committee; may load heavy packages.
+
+        Raises
+        ------
+        InputError
+            Naming the model, with the cure.
+        """
 
     can_kpu: ClassVar[bool] = False  # whether requests may ask for ``uncertainty``, and the method below works
 

@@ -111,7 +111,8 @@ class ExplorationStage(Stage):
     """Run MD with the iteration's models; leaves one trajectory and one deviation table a run.
 
     ``entry``, the number of the entry of md_jobs, is recorded: what was explored stays what it was when the rules of
-    convergence are edited later. ``models`` and ``uncertainty`` are as in ExploreRequest.
+    convergence are edited later. ``models`` and ``uncertainty`` are as in ExploreRequest; ``levels`` (see
+    `selection.levels_facts`) are recorded too, for the frames' uncertainty is of this kind whatever is edited later.
     """
 
     place: Place
@@ -124,6 +125,7 @@ class ExplorationStage(Stage):
     failure_budget: float = 0.5
     entry: int | None = None
     uncertainty: ExploreUncertainty | None = None
+    levels: Mapping[str, Any] = field(default_factory=dict)
     name: str = "explore"
     folder: Path = field(init=False)
 
@@ -203,6 +205,8 @@ class ExplorationStage(Stage):
             inputs={result.task.name: result.task.key for result in results.values()},
             facts={
                 "entry": self.entry,
+                "uncertainty": explored_with(self.uncertainty),
+                "levels": dict(self.levels),
                 "engine": self.explorer.name,
                 "engine_version": self.explorer.version(),
                 "frames_planned": sum(row["frames_planned"] for row in trajectories),
@@ -210,6 +214,13 @@ class ExplorationStage(Stage):
                 "trajectories": trajectories,
             },
         )
+
+
+def explored_with(uncertainty: ExploreUncertainty | None) -> dict[str, str]:
+    """What the deviation tables of an exploration hold: ``kind`` and ``scale``."""
+    if uncertainty is None:
+        return {"kind": "committee", "scale": "calibrated"}
+    return {"kind": uncertainty.kind, "scale": uncertainty.scale}
 
 
 def exploration_folder(place: Place) -> Path:

@@ -68,6 +68,7 @@ class EmbeddedExplorer(Explorer):
             outputs=(TRAJECTORY, TABLE, RESULT),
             optional_outputs=(LOG,),
             carry=(CHECKPOINT, TRAJECTORY, TABLE, LOG),
+            checkpoints=(CHECKPOINT,),
         )
 
     def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:
