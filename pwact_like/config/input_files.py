@@ -102,7 +102,7 @@ def _check_incar(reader: Reader, path: str, stage: str, entry: StageInput, setti
     if settings.get("ISPIN", "1").split()[:1] == ["2"] and "MAGMOM" not in settings:
         reader.note(
             path,
-            f"{name} has ISPIN = 2 and no MAGMOM: VASP starts every atom with 1 μB; MAGMOM = Fe:5 O:0, by element, says which state is meant",
+            f"{name} has ISPIN = 2 and no MAGMOM: VASP starts every atom with 1 μB; MAGMOM by element (Fe:5 O:0) says which state is meant",
         )
     if "KSPACING" in settings and entry.kspacing is not None:
         reader.note(path, f"{name} has KSPACING = {settings['KSPACING']}, which holds: the kspacing {entry.kspacing:g} has no effect")

@@ -6,6 +6,7 @@ by their place, so the permutation is written down beside the input and undone o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -55,15 +56,15 @@ class Asked:
             "is it of another run, or another potential file?"
         )
 
-    def restored(self, frame: Frame, exact: bool = False) -> Frame:
-        """A frame in the order that was asked, periodic as that is.
+    def restored(self, frames: Iterable[Frame], exact_start: bool = False) -> list[Frame]:
+        """Frames in the order that was asked, periodic as that is; atoms do not jump from one image to another.
 
         Parameters
         ----------
-        frame
-            In the program's order.
-        exact
-            Put in the asked structure with all its digits where the printed one is the same but for rounding.
+        frames
+            In the program's order, one after the other in time.
+        exact_start
+            Put the asked structure with all its digits into the first frame where the printed one is the same but for rounding.
 
         Raises
         ------
@@ -72,14 +73,24 @@ class Asked:
         """
         from pwact_like.data.checks import same_structure
 
-        wrong = self.mismatch(frame)
-        if wrong:
-            raise DataError(wrong)
+        found: list[Frame] = []
+        before = self.atoms
+        for frame in frames:
+            wrong = self.mismatch(frame)
+            if wrong:
+                raise DataError(wrong)
+            atoms: Atoms = frame.atoms[np.argsort(self.order)]
+            atoms.pbc = self.atoms.pbc
+            if exact_start and not found and same_structure(atoms, self.atoms, _SAME_ANG) is None:
+                atoms = self.atoms.copy()
+            jumps = np.round(atoms.cell.scaled_positions(atoms.positions - before.positions))
+            atoms.positions -= jumps @ atoms.cell.array
+            found.append(self._with_label(frame, atoms))
+            before = atoms
+        return found
+
+    def _with_label(self, frame: Frame, atoms: Atoms) -> Frame:
         back = np.argsort(self.order)
-        atoms: Atoms = frame.atoms[back]
-        atoms.pbc = self.atoms.pbc
-        if exact and same_structure(atoms, self.atoms, _SAME_ANG) is None:
-            atoms = self.atoms.copy()
         label = frame.label
         if label is not None:
             label = replace(

@@ -14,7 +14,7 @@ from pwact_like.engines.protocols import LabelKind
 from pwact_like.errors import InputError, Problem
 
 JOBS: dict[LabelKind, str] = {"scf": "SCF", "relax": "RELAX", "aimd": "MD"}
-DEFAULT_FORCE_TOLERANCE = 0.02  # PWmat's RELAX_DETAIL, eV/Å
+DEFAULT_FORCE_TOLERANCE = 0.02  # eV/Å, where RELAX_DETAIL does not say
 _NODES = re.compile(r"\s*\d+\s+\d+\s*")
 # Left out of the level of theory: files, the job and how it moves atoms, how tightly the SCF converges, printing.
 _INDIFFERENT = re.compile(

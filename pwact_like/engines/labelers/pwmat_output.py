@@ -98,8 +98,8 @@ def read_pwmat(folder: Path, kind: LabelKind) -> list[Frame]:
     if wrong:
         raise DataError(wrong)
     if kind == "relax":
-        return [asked.restored(run.frames[max(run.frames)])]
-    return [asked.restored(frame, exact=place == 0) for place, frame in sorted(run.frames.items())]
+        return asked.restored([run.frames[max(run.frames)]])
+    return asked.restored((frame for _, frame in sorted(run.frames.items())), exact_start=min(run.frames) == 0)
 
 
 def _examined(folder: Path, kind: LabelKind) -> tuple[Asked, Etot, _Run, str]:

@@ -91,9 +91,8 @@ def read_vasp(folder: Path, kind: LabelKind) -> list[Frame]:
         raise DataError(wrong)
     if kind == "relax":
         last = run.frames[max(run.frames)]
-        return [asked.restored(_with_contcar(last, folder / "CONTCAR"))]
-    first = min(run.frames)
-    return [asked.restored(frame, exact=step == first == 1) for step, frame in sorted(run.frames.items())]
+        return asked.restored([_with_contcar(last, folder / "CONTCAR")])
+    return asked.restored((frame for _, frame in sorted(run.frames.items())), exact_start=min(run.frames) == 1)
 
 
 def _wrong(run: _Run, folder: Path, asked: Asked, kind: LabelKind) -> str:

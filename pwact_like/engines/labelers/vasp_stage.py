@@ -53,8 +53,8 @@ def check_stage(incar: Incar, kind: LabelKind) -> list[Problem]:
         if isif > 3 or (isif == 3 and incar.integer("MDALGO", 0) != 3):
             cure = "set ISIF = 2; the cell moves in MD with ISIF = 3 and MDALGO = 3 only"
             wrong("ISIF", f"ISIF = {isif} relaxes the cell, and this is the INCAR of an MD run at constant volume", cure)
-    if kind != "scf" and incar.integer("NWRITE", 2) < 2:
-        wrong("NWRITE", "below 2 the OUTCAR lacks forces or convergence of most steps", "leave NWRITE out (2)")
+    if kind != "scf" and incar.integer("NWRITE", 2) < 1:
+        wrong("NWRITE", "0 prints the forces of the first and the last step only", "leave NWRITE out (2), or set 1")
     if incar.integer("ICHARG", 0) >= 10:
         wrong("ICHARG", "from 10 on the density is not made self-consistent", "leave ICHARG out")
     if incar.truth("ML_LMLFF"):
