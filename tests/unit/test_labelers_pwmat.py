@@ -16,6 +16,7 @@ from support import require_shared
 from pwact_like.config.common import GaussianParam, StageInput
 from pwact_like.config.input_files import settings_of
 from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.load import load_init_bulk, load_run
 from pwact_like.data.formats import read_structure
 from pwact_like.engines.labelers.atom_order import Asked, asked_of, write_asked
 from pwact_like.engines.labelers.pwmat import PwmatLabeler
@@ -210,6 +211,44 @@ def test_the_level_of_theory_follows_what_decides_energies(inputs):
     assert len({base, *others}) == len(others) + 1
     (inputs / "Si.SG15.PBE.UPF").write_text("<UPF> another\n")
     assert level() != base
+
+
+@pytest.mark.parametrize(
+    ("param", "count"),
+    [
+        ("auag_pwmat/run_iter_lmps/param.json", 60),
+        ("si_pwmat_bigmodel_direct/run_iter_direct_pwmat/param.json", 11),
+        ("si_pwmat_bigmodel_direct/init_bulk_pwmat/init_param.json", 1),
+    ],
+)
+def test_the_single_points_of_pwacts_own_pairs(tmp_path, param, count):
+    """Those of pairs whose other stages another engine may stop."""
+    path = require_shared(f"pwact-inputs/{param}")
+    if path.name == "param.json":
+        settings = load_run(path, None, path.parent).param
+        labelling, entry = settings.dft.labelling, settings.dft.entry
+        files = [(file, config.format) for config in settings.explore.sys_configs for file in config.files]
+    else:
+        bulk_settings = load_init_bulk(path, None, path.parent).param
+        labelling, entry = bulk_settings.labelling, bulk_settings.scf_input[0]
+        files = [(system.file, system.format) for system in bulk_settings.sys_configs if system.scf]
+    assert len(files) == count
+    labeler = PwmatLabeler(labelling)
+    for number, (file, format_name) in enumerate(files):
+        atoms = read_structure(file, format_name)
+        request = LabelRequest("scf", atoms, entry, 1)
+        task = tmp_path / str(number)
+        files_of_task = labeler.write(task, request)
+        rendered = settings_of(task / "etot.input")
+        counts = [max(1, round(length / (entry.kspacing or 0.5))) for length in lengths(atoms)]
+        assert rendered["MP_N123"] == f"{counts[0]} {counts[1]} {counts[2]} 0 0 0 0"
+        assert (rendered["JOB"], rendered["OUT.MLMD"], rendered["OUT.FORCE"], rendered["ENERGY_DECOMP"]) == ("SCF", "T", "T", "T, 1")
+        written = read_structure(task / "atom.config")
+        back = asked_of(atoms, "number").order
+        np.testing.assert_allclose(written.positions, atoms.positions[back], atol=1e-9)
+        pseudo = [f"{element}.SG15.PBE.UPF" for element in dict.fromkeys(written.get_chemical_symbols())]
+        assert [rendered[f"IN.PSP{number + 1}"] for number in range(len(pseudo))] == pseudo
+        assert all(Path(target).is_file() for _, target in files_of_task.links)
 
 
 # outputs
