@@ -5,6 +5,7 @@ import os
 from importlib import metadata
 
 import pytest
+import vasp_files
 from config_files import POSCAR_SI, XYZ_SI, bulk_files, changed, run_files, write
 from support import ROOT
 
@@ -272,6 +273,21 @@ def test_every_stage_of_init_bulk_is_tried(tmp_path, capsys):
     assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert "fmax" in err and "nsteps is missing" in err
+
+
+def test_the_structure_that_is_tried_is_the_supercell(tmp_path, capsys):
+    """A list that fits the supercell was refused for the cell of the file."""
+    settings = bulk_files(tmp_path)
+    (tmp_path / "INCAR").write_text(vasp_files.aimd(5) + "ISPIN = 2\nMAGMOM = 16*1\n")
+    vasp_files.write_potcars(tmp_path, Si=245.3)
+    settings["sys_configs"][0] |= {"super_cell": [1, 1, 2]}
+    settings |= {"dft_style": "vasp", "pseudo": "POTCAR_Si", "aimd_input": {"input": "INCAR", "kspacing": 0.3}}
+    write(tmp_path, "param.json", settings)
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 0
+    settings["sys_configs"][0] |= {"super_cell": [1, 1, 1]}
+    write(tmp_path, "param.json", settings)
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 2
+    assert "16 values, and the structure of 8 atoms needs 8" in capsys.readouterr().err
 
 
 def test_an_engine_of_another_package(tmp_path, monkeypatch):

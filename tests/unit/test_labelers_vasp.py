@@ -145,10 +145,13 @@ def test_settings_that_are_refused_with_a_cure(inputs, tmp_path, lines, words):
 def test_a_plain_list_holds_where_its_order_can_be_one_only(inputs, tmp_path):
     text = vasp_files.INCAR + "ISPIN = 2\nMAGMOM = 2*5 2*0\nLDAU = T\nLDAUL = 2 -1\nLDAUU = 4 0\nLDAUJ = 0 0\n"
     sorted_atoms = oxide()[[0, 2, 1, 3]]
-    write(inputs, tmp_path / "sorted", text, atoms=sorted_atoms)
+    labeler = labeler_of(inputs, "Fe", "O")
+    write(inputs, tmp_path / "sorted", text, atoms=sorted_atoms, labeler=labeler)
     assert (tmp_path / "sorted" / "INCAR").read_text() == text
     said = refused(inputs, tmp_path / "turned", atoms=oxide()[[1, 3, 0, 2]])
     assert "MAGMOM" in said and "LDAUU" in said and "O Fe in the structure's file, Fe O in the POSCAR" in said
+    said = refused(inputs, tmp_path / "more", atoms=sorted_atoms)  # a structure of Li and O would take iron's values for lithium
+    assert said.count("a plain list cannot mean Fe O here and something else with Al C Cu Li Si") == 2
     write(inputs, tmp_path / "equal", vasp_files.INCAR + "ISPIN = 2\nMAGMOM = 4*1\n")
 
 

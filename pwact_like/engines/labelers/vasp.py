@@ -66,7 +66,7 @@ class VaspLabeler(Labeler):
         elements, _ = species_of(asked.sorted_atoms)
         potentials, missing = self._needed(elements, folder)
         problems += missing + self._check_cutoff(incar, potentials)
-        changes, wrong = follow_composition(incar, asked)
+        changes, wrong = follow_composition(incar, asked, self._potentials)
         problems += wrong
         if problems:
             raise InputError(problems)

@@ -8,7 +8,7 @@ structure's own, is refused: VASP would give the moments of one element to anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pwact_like.engines.labelers.atom_order import Asked, species_of
 from pwact_like.engines.labelers.vasp_incar import Incar
@@ -20,7 +20,7 @@ _BY_ELEMENT = re.compile(r"([A-Z][a-z]?):(\S+)")
 _TIMES = re.compile(r"(\d+)\*(\S+)")
 
 
-def follow_composition(incar: Incar, asked: Asked) -> tuple[dict[str, str], list[Problem]]:
+def follow_composition(incar: Incar, asked: Asked, campaign: Collection[str]) -> tuple[dict[str, str], list[Problem]]:
     """Values of these settings for a structure.
 
     Parameters
@@ -29,6 +29,8 @@ def follow_composition(incar: Incar, asked: Asked) -> tuple[dict[str, str], list
         The user's.
     asked
         The structure and the order of its atoms in the POSCAR.
+    campaign
+        Every element that there is a potential for.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def follow_composition(incar: Incar, asked: Asked) -> tuple[dict[str, str], list
         elif key == "MAGMOM":
             wrong = _plain_moments(text, asked, vectors) if spin else None
         else:
-            wrong = _plain_elements(key, text, asked) if plus_u else None
+            wrong = _plain_elements(key, text, asked, campaign) if plus_u else None
         if wrong is not None:
             problems.append(Problem(f"{incar.path}: {key}", *wrong))
     if plus_u and incar.integer("LDAUTYPE", 2) != 3:
@@ -108,7 +110,7 @@ def _plain_moments(text: str, asked: Asked, vectors: bool) -> tuple[str, str] | 
     return None
 
 
-def _plain_elements(key: str, text: str, asked: Asked) -> tuple[str, str] | None:
+def _plain_elements(key: str, text: str, asked: Asked, campaign: Collection[str]) -> tuple[str, str] | None:
     """What is wrong with a plain LDAUL, LDAUU or LDAUJ."""
     symbols, _ = species_of(asked.sorted_atoms)
     values = _numbers(text)
@@ -121,6 +123,9 @@ def _plain_elements(key: str, text: str, asked: Asked) -> tuple[str, str] | None
     if len(set(values)) > 1 and own_order != symbols:
         files = f"{' '.join(own_order)} in the structure's file, {' '.join(symbols)} in the POSCAR"
         return f"different values in a plain list, and the elements' order is {files}", cure
+    others = sorted(set(campaign) - set(symbols))
+    if len(set(values)) > 1 and others:
+        return f"a plain list cannot mean {' '.join(symbols)} here and something else with {' '.join(others)}, which pseudo has too", cure
     return None
 
 
