@@ -56,7 +56,7 @@ def check_stage_input(reader: Reader, path: str, engine: str, stage: str, entry:
         reader.problem(path, f"cannot read {entry.input}: {error.strerror}")
         return
     if engine == "pwmat":
-        _check_etot(reader, path, entry, settings, labelling)
+        _check_etot(reader, path, stage, entry, settings, labelling)
     else:
         _check_incar(reader, path, stage, entry, settings)
 
@@ -68,8 +68,13 @@ def uses_dftb(entry: StageInput) -> bool:
     return settings_of(entry.input).get("USE_DFTB", "").lower() in ("t", "true", ".true.")
 
 
-def _check_etot(reader: Reader, path: str, entry: StageInput, settings: dict[str, str], labelling: LabelSettings | None) -> None:
+def _check_etot(
+    reader: Reader, path: str, stage: str, entry: StageInput, settings: dict[str, str], labelling: LabelSettings | None
+) -> None:
     name = entry.input.name if entry.input else ""
+    on = {key for key in ("OUT.STRESS", "USE_GAUSSIAN") if settings.get(key, "").lower().lstrip(".").startswith("t")}
+    if stage in ("scf", "aimd") and not on:  # PWmat with Gaussians has no stress
+        reader.note(path, f"{name} has no OUT.STRESS = T: the labels have no virial")
     if "MP_N123" in settings and entry.kspacing is not None:
         reader.problem(
             path, f"kspacing is given and {name} has MP_N123: the k-points are set twice", f"remove MP_N123 from {name}, or kspacing"

@@ -217,6 +217,26 @@ def test_traps_of_vasp(tmp_path):
         assert words in notes
     (tmp_path / "INCAR").write_text("NSW = 0\nIBRION = -1\nLWAVE = .F.\nLCHARG = .false.\n")
     assert not any("INCAR" in note for note in examine(tmp_path, settings).notes)
+    (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\n")
+    notes = "\n".join(examine(tmp_path, changed(settings, "DFT.kspacing")).notes)
+    assert "ISPIN = 2 and no MAGMOM" in notes and "neither kspacing nor KSPACING" in notes
+    (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\nMAGMOM = Si:1\n")
+    assert not any("INCAR" in note for note in examine(tmp_path, settings).notes)  # by element: nothing to say
+
+
+def test_labels_without_a_virial_are_announced(tmp_path):
+    settings = bulk_files(tmp_path) | {"dft_style": "vasp", "pseudo": "POTCAR", "aimd_input": {"input": "INCAR", "kspacing": 0.3}}
+    (tmp_path / "POTCAR").write_text(vasp_files.potcar("Si"))
+    for text, told in ((vasp_files.aimd(5), False), (vasp_files.aimd(5).replace("ISIF = 2\n", ""), True)):
+        (tmp_path / "INCAR").write_text(text)
+        notes = examine(tmp_path, settings, load_init_bulk).notes
+        assert any("the labels have no virial" in note for note in notes) == told
+    settings |= {"dft_style": "pwmat", "pseudo": "Si.UPF", "aimd_input": {"input": "etot.input", "kspacing": 0.3}}
+    (tmp_path / "Si.UPF").write_text("x")
+    for text, told in ((vasp_files.etot_aimd(5), False), (vasp_files.etot_aimd(5).replace("OUT.STRESS = T\n", ""), True)):
+        (tmp_path / "etot.input").write_text(text)
+        notes = examine(tmp_path, settings, load_init_bulk).notes
+        assert any("the labels have no virial" in note for note in notes) == told
 
 
 def test_k_points_set_twice_for_pwmat(tmp_path):

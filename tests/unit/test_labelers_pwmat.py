@@ -288,6 +288,9 @@ def test_spoilt_outputs_are_never_labels(inputs, tmp_path):
 
     unconverged = judged(lambda folder: (folder / "REPORT").write_text(vasp_files.REPORT.format(reason=vasp_files.UNCONVERGED)))
     assert isinstance(unconverged, Reject) and "ending_scf_reason = niter reached" in unconverged.reason
+    endings = f" ending_scf_reason = {vasp_files.CONVERGED}\n ending_scf_reason = {vasp_files.UNCONVERGED}\n"
+    last = judged(lambda folder: (folder / "REPORT").write_text(endings))
+    assert isinstance(last, Reject) and "1 of 2 SCFs not converged" in last.reason
     killed = judged(lambda folder: (folder / "REPORT").write_text(" iter=   1   ave_lin=  1.0\n"))
     assert isinstance(killed, Retry) and "no 'ending_scf_reason'" in killed.reason
     assert isinstance(judged(lambda folder: (folder / "REPORT").unlink()), Retry)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import vasp_files
 from ase import Atoms
+from ase.build import bulk
 from ase.io import read, write
 from support import ROOT, SHARED_DATA, require_shared
 
@@ -43,7 +44,7 @@ def replay(folder: Path, inputs: str, **copies: Path) -> str:
 
 
 def settings(folder: Path, command: str, **param) -> None:
-    """init_param.json and resource.json; ``command`` may be one a stage (``if`` on the input file's content)."""
+    """Write init_param.json and resource.json; one command serves every stage, as PWact has it."""
     (folder / "init_param.json").write_text(json.dumps({"reserve_work": True, **param}))
     section = {"command": command, "group_size": -1}
     (folder / "resource.json").write_text(json.dumps({"scheduler": "local", "DFT": section}))
@@ -57,32 +58,39 @@ def traces_of_potcar(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def silicon(tmp_path):
-    """A folder with the structure of the real OUTCAR's first step, potentials and INCARs."""
-    outcar = require_shared("Si_OUTCAR")
+def vasp_inputs(tmp_path):
+    """A folder with silicon, a potential without content, and an INCAR for every stage."""
     folder = tmp_path / "a user's folder"
     folder.mkdir()
-    write(folder / "POSCAR", read(outcar, index=0, format="vasp-out"), format="vasp")
+    write(folder / "POSCAR", bulk("Si", cubic=True), format="vasp")
     vasp_files.write_potcars(folder, Si=245.3)
     (folder / "INCAR.aimd").write_text(vasp_files.aimd(6))
     (folder / "INCAR.scf").write_text(vasp_files.INCAR)
     (folder / "INCAR.relax").write_text(vasp_files.RELAX)
-    (folder / "first_step").write_text(vasp_files.first_ionic_step(outcar.read_text()))
     return folder
+
+
+@pytest.fixture
+def silicon(vasp_inputs):
+    """The same with the structure of the real OUTCAR's first step, and that step by itself."""
+    outcar = require_shared("Si_OUTCAR")
+    write(vasp_inputs / "POSCAR", read(outcar, index=0, format="vasp-out"), format="vasp")
+    (vasp_inputs / "first_step").write_text(vasp_files.first_ionic_step(outcar.read_text()))
+    return vasp_inputs
 
 
 VASP = {"dft_style": "vasp", "pseudo": ["POTCAR_Si"], "relax_input": "INCAR.relax", "aimd_input": {"input": "INCAR.aimd", "kspacing": 0.4}}
 
 
-def test_a_dry_run_of_vasp_leaves_every_input(silicon):
-    vasp_files.write_potcars(silicon, Li=140.0, C=400.0)
+def test_a_dry_run_of_vasp_leaves_every_input(vasp_inputs):
+    vasp_files.write_potcars(vasp_inputs, Li=140.0, C=400.0)
     mixed = Atoms("SiLiCSi", [[0, 0, 0], [2, 2, 0], [0, 2, 2], [2, 0, 2]], cell=[4, 4, 4], pbc=True)
-    write(silicon / "mixed.xyz", mixed, format="extxyz")
+    write(vasp_inputs / "mixed.xyz", mixed, format="extxyz")
     systems = [{"config": "mixed.xyz", "perturb": 2, "aimd": True}, {"config": "POSCAR", "format": "vasp/poscar", "aimd": True}]
-    settings(silicon, "vasp_std", **{**VASP, "pseudo": ["POTCAR_Si", "POTCAR_Li", "POTCAR_C"], "sys_configs": systems})
-    done = micro.pwact_like(silicon, *BULK, "--dry-run")
+    settings(vasp_inputs, "vasp_std", **{**VASP, "pseudo": ["POTCAR_Si", "POTCAR_Li", "POTCAR_C"], "sys_configs": systems})
+    done = micro.pwact_like(vasp_inputs, *BULK, "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    tasks = sorted((silicon / "temp_init_bulk_work" / "aimd").rglob("INCAR"))
+    tasks = sorted((vasp_inputs / "temp_init_bulk_work" / "aimd").rglob("INCAR"))
     assert len(tasks) == 3
     for incar in tasks:
         folder = incar.parent
@@ -93,12 +101,12 @@ def test_a_dry_run_of_vasp_leaves_every_input(silicon):
     assert titles in (["C", "Li", "Si"], ["Si"])
 
 
-def test_a_relaxation_comes_first_in_a_dry_run(silicon):
-    settings(silicon, "vasp_std", **VASP, sys_configs=[{"config": "POSCAR", "format": "vasp/poscar", "relax": True, "aimd": True}])
-    done = micro.pwact_like(silicon, *BULK, "--dry-run")
+def test_a_relaxation_comes_first_in_a_dry_run(vasp_inputs):
+    settings(vasp_inputs, "vasp_std", **VASP, sys_configs=[{"config": "POSCAR", "format": "vasp/poscar", "relax": True, "aimd": True}])
+    done = micro.pwact_like(vasp_inputs, *BULK, "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    (folder,) = {path.parent for path in (silicon / "temp_init_bulk_work").rglob("POTCAR")}
-    assert settings_of(folder / "INCAR")["IBRION"] == "2" and folder.is_relative_to(silicon / "temp_init_bulk_work" / "relax")
+    (folder,) = {path.parent for path in (vasp_inputs / "temp_init_bulk_work").rglob("POTCAR")}
+    assert settings_of(folder / "INCAR")["IBRION"] == "2" and folder.is_relative_to(vasp_inputs / "temp_init_bulk_work" / "relax")
 
 
 def test_init_bulk_replays_the_real_outcar(silicon):
@@ -151,12 +159,12 @@ def test_a_frame_that_did_not_converge_is_listed(silicon):
     assert traces_of_potcar(silicon) == []
 
 
-def test_a_program_that_fails_leaves_no_potcar(silicon):
-    settings(silicon, "test -s POTCAR && exit 3", **VASP, sys_configs=[{"config": "POSCAR", "format": "vasp/poscar", "aimd": True}])
-    done = micro.pwact_like(silicon, *BULK)
+def test_a_program_that_fails_leaves_no_potcar(vasp_inputs):
+    settings(vasp_inputs, "test -s POTCAR && exit 3", **VASP, sys_configs=[{"config": "POSCAR", "format": "vasp/poscar", "aimd": True}])
+    done = micro.pwact_like(vasp_inputs, *BULK)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "exit status 3" in (silicon / "temp_init_bulk_work/aimd/failed.csv").read_text()
-    assert traces_of_potcar(silicon) == []
+    assert "exit status 3" in (vasp_inputs / "temp_init_bulk_work/aimd/failed.csv").read_text()
+    assert traces_of_potcar(vasp_inputs) == []
 
 
 def test_init_bulk_replays_a_real_movement(tmp_path):

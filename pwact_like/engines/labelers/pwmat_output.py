@@ -118,13 +118,13 @@ def _examined(folder: Path, kind: LabelKind) -> tuple[Asked, Etot, _Run, str]:
         place: f"SCF not converged ({REPORT}: ending_scf_reason = {text})" for place, text in enumerate(endings) if not _is_good(text)
     }
     if unconverged and len(endings) != count:
-        if kind != "relax" or not _is_good(endings[-1]):
+        if kind == "aimd" or not _is_good(endings[-1]):
             wrong = (
                 f"{folder / REPORT}: {len(unconverged)} of {len(endings)} SCFs not converged, and {count} frames in {path.name}: "
                 "whose they are cannot be told"
             )
             return asked, etot, _Run(path, frames, rejected), wrong
-        unconverged = {}  # steps on the way to a relaxed structure, whose own SCF converged
+        unconverged = {}  # on the way to a relaxed structure, or before a hybrid functional's loop: the last one converged
     for place, reason in unconverged.items():
         frames.pop(place, None)
         rejected.setdefault(place, reason)
