@@ -128,6 +128,7 @@ def test_moments_and_u_by_element_follow_the_structure(inputs, tmp_path):
         ("ISPIN = 2\nMAGMOM = 2*5 2*0", "another order than the structure's file"),
         ("ISPIN = 2\nMAGMOM = Fe:5", "no value for O"),
         ("ISPIN = 2\nMAGMOM = Fe:five O:0", "a number wanted"),
+        ("LDAU = T\nLDAUL = Fe:2\nLDAUU = F:4\nLDAUJ = Fe:0", "F is named, and pseudo has no potential for it"),
         ("ISPIN = 2\nMAGMOM = Fe:5 0", "'0' is not ELEMENT:VALUE"),
         ("LSORBIT = T\nMAGMOM = 4*1", "4 values, and the structure of 4 atoms needs 12"),
         ("LDAU = T\nLDAUL = 2\nLDAUU = 4 0\nLDAUJ = 0 0", "1 values, and the structure has 2 elements (Fe O)"),
@@ -248,7 +249,8 @@ def test_the_level_of_theory_follows_what_decides_energies(inputs):
 def test_the_command(inputs):
     request = LabelRequest("scf", oxide(), StageInput(input=inputs / "INCAR"), 1)
     assert "mpirun -np 4 vasp_gam" in labeler_of(inputs).commands("mpirun -np 4 vasp_gam", request)[0]
-    assert "vasp_std" in labeler_of(inputs).commands("", request)[0]
+    assert "vasp_std; }" in labeler_of(inputs).commands("", request)[0]
+    assert "vasp_std; }" in labeler_of(inputs).commands("mpirun vasp_std ; ", request)[0]
 
 
 # outputs

@@ -120,7 +120,7 @@ class PwmatLabeler(Labeler):
 
     def commands(self, command: str, request: LabelRequest) -> tuple[str, ...]:
         """The user's command; one thread a process unless the user says otherwise."""
-        return (f'{{ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"; {command.strip() or DEFAULT_COMMAND}; }}',)
+        return (f'{{ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"; {command.strip().rstrip("; ") or DEFAULT_COMMAND}; }}',)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
         """Judge by OUT.MLMD or MOVEMENT and REPORT: whole, every SCF ended by its tolerance, relaxed where that was asked."""

@@ -119,7 +119,7 @@ class VaspLabeler(Labeler):
 
     def commands(self, command: str, request: LabelRequest) -> tuple[str, ...]:
         """The user's command; one thread a process unless the user says otherwise."""
-        return (f'{{ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"; {command.strip() or DEFAULT_COMMAND}; }}',)
+        return (f'{{ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"; {command.strip().rstrip("; ") or DEFAULT_COMMAND}; }}',)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
         """Judge by OUTCAR and vasprun.xml: whole, every electronic loop converged, relaxed where that was asked."""

@@ -47,7 +47,7 @@ def follow_composition(incar: Incar, asked: Asked, campaign: Collection[str]) ->
         if not text:
             continue
         if ":" in text:
-            value, wrong = _expanded(key, text, asked, vectors and key == "MAGMOM")
+            value, wrong = _expanded(key, text, asked, vectors and key == "MAGMOM", campaign)
             if wrong is None:
                 changes[key] = value
         elif key == "MAGMOM":
@@ -67,13 +67,15 @@ def follow_composition(incar: Incar, asked: Asked, campaign: Collection[str]) ->
     return changes, problems
 
 
-def _expanded(key: str, text: str, asked: Asked, vectors: bool) -> tuple[str, tuple[str, str] | None]:
+def _expanded(key: str, text: str, asked: Asked, vectors: bool, campaign: Collection[str]) -> tuple[str, tuple[str, str] | None]:
     """The value in the POSCAR's order; (what is wrong, cure) where it cannot be made."""
     values: dict[str, str] = {}
     for word in text.replace(": ", ":").split():
         match = _BY_ELEMENT.fullmatch(word)
         if match is None:
             return "", (f"{word!r} is not ELEMENT:VALUE", f"write all of it by element: {key} = Fe:5 O:0")
+        if match[1] not in campaign:  # a misspelt one would silently get nothing
+            return "", (f"{match[1]} is named, and pseudo has no potential for it", f"mend the name, or take {word} out")
         numbers = match[2].split(",")
         if len(numbers) != (3 if vectors else 1) or not all(map(_is_number, numbers)):
             wanted = "three numbers with commas (non-collinear)" if vectors else "a number"
