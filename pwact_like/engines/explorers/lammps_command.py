@@ -78,7 +78,9 @@ def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool)
     ]
     if n_reruns:
         lines.append(f'read -r pwl_status <{EXIT}; [ "$pwl_status" -eq 0 ] || {own_program()} trim')
-        for index in range(n_reruns):
-            name = rerun_name(index)
-            lines.append(f"if [ -s {TRAJECTORY} ]; then {{ {program} -in {name} -log {name.removesuffix('.lammps')}.log; }} || :; fi")
+    for index in range(n_reruns):
+        name = rerun_name(index)
+        again = f"{program} -in {name} -log {name.removesuffix('.lammps')}.log"
+        # with the end of the job's time near they would not be finished: the next attempt makes them
+        lines.append(f"if [ -s {TRAJECTORY} ] && ! [ -e {STOP_LINK} ]; then {{ {again}; }} || :; fi")
     return (*lines, f"{own_program()} end")

@@ -36,10 +36,12 @@ def how_it_ended(folder: Path, task: LmpTask, status: int) -> str:
     """
     step = _last_step(folder)
     if status == 0 and step is not None:
+        is_near = os.path.exists(os.environ.get(STOP_FILE_VARIABLE, ""))  # noqa: PTH110 - an empty name is no path
+        reruns = range(len(task.models) if task.deviations == "rerun" else 0)
+        if is_near and (step < task.nsteps or not all((folder / forces_name(index)).exists() for index in reruns)):
+            raise out_of_time(f"LAMMPS stopped after step {step} of {task.nsteps}")
         if step >= task.nsteps:
             return ""
-        if os.path.exists(os.environ.get(STOP_FILE_VARIABLE, "")):  # noqa: PTH110 - an empty name is no path
-            raise out_of_time(f"LAMMPS stopped after step {step} of {task.nsteps}")
         return f"step {step}: the input ended the run before step {task.nsteps}"
     error = error_of_log(folder / LOG)
     if error:

@@ -22,7 +22,7 @@ from pwact_like.uncertainty.table import TableWriter, read_table
 _MAGIC = b"LammpS RestartT\0"
 _ORDER = 1  # the endian word as its own machine reads it
 # header entries before the step, by their flags: text or a 32-bit number; then the step, 64 bits
-_TEXT_FLAGS, _INTEGER_FLAGS, _STEP_FLAG = (0, 4), (1, 2, 3), 5
+_TEXT_FLAGS, _INTEGER_FLAGS, _STEP_FLAG = (0, 4), (1, 2, 3, 48), 5
 _MOST_ENTRIES = 16
 
 Triple = tuple[float, float, float]
