@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pwact_like.errors import DataError, JobError
-from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, scalings_from, start_in
+from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, scaling_name, scalings_from, start_in
 from pwact_like.potentials.covariance import BlockLayout, block_layout
 from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.kalman import InnovationNoise, KalmanFilter, Memory
@@ -228,24 +228,33 @@ def new_stepper(
     n_steps: int,
     *,
     is_fresh: bool,
+    new_types: Sequence[int] = (),
 ) -> Stepper:
     """The settings' optimizer for a model on its device.
 
     Parameters
     ----------
     scalings
-        Coordinates that a warm start carries on; without any they come from the training data.
+        Coordinates that a warm start carries on; those of an element that has none come from the training data.
     is_fresh
         The weights were just drawn: a filter takes them as weights of its coordinates.
+    new_types
+        Of a model that is trained further: elements that no training has met, whose fitting networks are as they were drawn.
     """
     if settings.name == "ADAM":
         return AdamStepper(model, settings, n_steps)
-    found = scalings_from(scalings) or descriptor_scalings(model, training)
+    found = scalings_from(scalings)
+    if any(scaling_name(kind) not in found for kind in range(model.spec.n_types)):
+        found = descriptor_scalings(model, training) | found
     parameters = FlatParameters(model)
     where = parameters.values.device
-    coordinates = Coordinates({name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}, parameters.layout)
+    found = {name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}
+    coordinates = Coordinates(found, parameters.layout)
     if is_fresh:
         start_in(coordinates, parameters)
+    elif new_types:
+        names = {scaling_name(kind) for kind in new_types}
+        start_in(Coordinates({name: pair for name, pair in found.items() if name in names}, parameters.layout), parameters)
     return KalmanStepper(model, settings, seed, parameters, coordinates, n_steps)
 
 
