@@ -30,8 +30,6 @@ _SHARES = {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
 _CEILING = 5.0
 # Of P over its start, with measured noise: MatPL's λ₀ = 0.98 would make it five million, and the filter follow every frame.
 
-_MOST_BACK = 0.2  # of the way back to the prior's mean, in one step, of a weight at the ceiling: few frames make an epoch short
-
 
 class Stepper(ABC):
     """Owns the optimizer of a model."""
@@ -154,8 +152,7 @@ class KalmanStepper(Stepper):
         self.filter = KalmanFilter(parameter_blocks(parameters.layout, settings.block_size), start, memory)
         # the prior counts once an epoch, as the data do
         per_epoch = max(1, n_steps // settings.epochs)
-        prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
-        self._prior = min(prior, _MOST_BACK / ceiling)
+        self._prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
         self._way = torch.zeros_like(parameters.values)  # from the weights at the start, in the filter's coordinates
         self._averaged_from = n_steps - int(settings.average_share * n_steps)
         self._sum = torch.zeros_like(parameters.values)
@@ -180,11 +177,17 @@ class KalmanStepper(Stepper):
         errors_seen = [observation.error for observation in observations]
         noise = self._noise
         if noise is None:
-            change = self.filter.update(rows, errors_seen, gains=[batch.n_frames**0.5] * len(observations))
+            # RLEKF: H is the sum over the frames and e √B times the mean; the sum's own error, B times the mean, is what R = 1 refers to
+            counts = [observation.n_frames for observation in observations]
+            sums = [error * count for error, count in zip(errors_seen, counts, strict=True)]
+            change = self.filter.update(rows * rows.new_tensor(counts).unsqueeze(1), sums, gains=[count**-0.5 for count in counts])
         else:
-            kinds = [observation.kind for observation in observations]
             pull = (self._way, self._prior) if self._prior else None
-            change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error), pull=pull)
+
+            def measure(place: int, error: float, spread: float) -> float:
+                return noise(observations[place].kind, error, spread, observations[place].least)
+
+            change = self.filter.update(rows, errors_seen, measure=measure, pull=pull)
             self._way.add_(change)
         self._parameters.values.add_(self.coordinates.step(change))
         if number >= self._averaged_from:
