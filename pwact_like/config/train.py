@@ -120,12 +120,13 @@ class Optimizer(Settings):
     )
     kalman_noise: Literal["measured", "fixed"] = Field(
         default="measured",
-        description="Kalman filter: noise of an observation; measured: running mean square of the errors of its kind, "
-        "fixed: 1, as in MatPL and DeePMD-kit.",
+        description="Kalman filter: noise of an observation; measured: running mean square of the errors of its kind "
+        "(at least 0.1 meV/atom, 1 meV/Å), fixed: 1, as in MatPL and DeePMD-kit.",
     )
     kalman_prior: NonNegativeFloat = Field(
         default=0.1,
-        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
+        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing; it counts "
+        "once an epoch.",
     )
     average_share: Fraction = Field(
         default=0.15, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."
@@ -216,7 +217,11 @@ class TrainSettings(Settings):
     train_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: labelled data.")
     valid_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: validation data; left out: all frames train.")
     test_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: data that is only evaluated at the end.")
-    init_model: Path | None = Field(default=None, description="Stand-alone training: model to start from.")
+    init_model: Path | None = Field(
+        default=None,
+        description="Stand-alone training: model to start from; elements that it has never met get their "
+        "statistics and reference energies from train_data.",
+    )
     format: str | None = Field(default=None, description="Stand-alone training: format of the data; guessed when left out.")
     uncertainty: UncertaintySettings | None = Field(
         default=None, description="Stand-alone training: what to learn of the model's own errors; left out: nothing."

@@ -79,6 +79,30 @@ def test_calibration_makes_z_squared_one_on_its_own_frames(committee) -> None:
     assert summary["calibration"]["alpha2"] == knowledge.calibration.alpha2
 
 
+def test_exact_kpu_and_draws_have_calibrations_of_their_own(committee) -> None:
+    """Found by an attack: `--exact` took the scale of six members, whose variances scatter by a third and more."""
+    model, _ = read_model(committee / "model.pt")
+    knowledge = read_knowledge(committee / "kpu.pt", model)
+    assert len(knowledge.reference) == 64 and len(knowledge.samples) == 6
+    # centred draws of six: five times one to three degrees of freedom, so u/v is 1.15 to 1.7 in the mean, and one scale shared by all
+    factor = knowledge.calibration.alpha2 / knowledge.exact_calibration.alpha2
+    few, exact = (SelfAware(model, knowledge, exact=wanted) for wanted in (False, True))
+    assert few.calibration == knowledge.calibration and exact.calibration == knowledge.exact_calibration
+    z2 = {"few": [], "exact": []}
+    truth, by_six = [], []
+    for frame in VALID:
+        said = Committee([model])
+        error = np.linalg.norm(said.compute(frame.atoms).forces[0] - frame.label.forces_ev_per_ang, axis=1)
+        geometry = said.geometry(frame.atoms)
+        for name, aware in (("few", few), ("exact", exact)):
+            z2[name].append(error**2 / aware.sigma(geometry) ** 2)
+        truth.append(exact.variances(geometry).force)
+        by_six.append(few.variances(geometry).force)
+    assert np.mean(np.concatenate(z2["exact"])) == pytest.approx(1.0, abs=0.1)
+    assert np.mean(np.concatenate(z2["few"])) == pytest.approx(1.0, abs=0.25)
+    assert factor == pytest.approx(np.mean(np.concatenate(truth) / np.concatenate(by_six)), rel=0.25)
+
+
 @pytest.mark.parametrize("posterior", ["laplace", "filter", "last-layer"])
 def test_every_posterior_is_sampled_as_it_is(tmp_path, posterior) -> None:
     """Many draws and the exact covariance give the same variances; the last layer moves the output layers alone."""
@@ -264,7 +288,8 @@ def test_eval_judges_all_kinds_alike(tmp_path, committee, other, hot, capsys) ->
     saved = json.loads(prefix.with_name("hot.json").read_text())
     for name, quality in said["uncertainty"].items():
         # calibrated on the very frames that are judged: only then must the mean of z² be 1
-        assert quality["z_variance"] == pytest.approx(1.0, abs=1e-6) and quality["n_frames"] == len(HOT)
+        close = 1e-6 if name.startswith("committee") else 0.15  # few draws are so far as they scatter
+        assert quality["z_variance"] == pytest.approx(1.0, abs=close) and quality["n_frames"] == len(HOT)
         assert saved[name]["calibration"]["alpha2"] > 0.0
     with np.load(prefix.with_name("hot.npz")) as arrays:
         assert sorted({name.rpartition(".")[2] for name in arrays.files}) == ["error", "frame", "sigma"]
