@@ -27,6 +27,9 @@ from lammps_support import (
     tersoff_file,
 )
 from support import require_shared
+from test_explorers_kpu import a_request
+from test_explorers_kpu import run as run_embedded
+from test_explorers_kpu import training as training
 
 from pwact_like.data.lammps_dump import DumpIndex
 from pwact_like.engines.explorers import lammps_input
@@ -315,6 +318,20 @@ def _programs_in(folder: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize("kind", ["kpu", "relative", "kpu-committee"])
+def test_a_model_that_knows_its_errors(tmp_path, training, kind):
+    """The same table at the start structure as without LAMMPS; the levels' unit and kind are in it."""
+    request = replace(a_request(training, kind), md=replace(MD, nsteps=20, trj_freq=10))
+    explorer = LammpsExplorer(settings("embedded"))
+    assert explorer.can_kpu and not LammpsExplorer(settings(*TERSOFF)).can_kpu
+    attempt, _, status = run_task(explorer, tmp_path / "task", request)
+    assert status == 0 and explorer.outcome(attempt) == Ok()
+    table = read_table(attempt / "model_devi.out")
+    without = read_table(run_embedded(tmp_path / "without", request) / "model_devi.out")
+    assert (table.kind, table.unit) == (without.kind, without.unit) and table.steps.tolist() == [0, 10, 20]
+    assert table.value[0] == pytest.approx(without.value[0], rel=1e-6)
 
 
 # ---- the user's own inputs -----------------------------------------------------------------------------------------
