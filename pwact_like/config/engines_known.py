@@ -66,6 +66,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
             KnownEngine("ase", "an ASE calculator", built=True, needs_command=False),
             KnownEngine("cp2k", "CP2K", built=True, needs_command=False),
             KnownEngine("qe", "Quantum ESPRESSO's pw.x", built=True, needs_command=False),
+            KnownEngine("dftb", "DFTB+", built=True, needs_command=False),
             KnownEngine("pwmat", "PWmat", built=False),
             KnownEngine("vasp", "VASP", built=False),
             KnownEngine("bigmodel", "a large model behind a user's script", built=False),
@@ -80,6 +81,8 @@ ENGINE_ALIASES: dict[Role, dict[str, str]] = {
     "label": {
         "tblite": "xtb",
         "gfn1-xtb": "xtb",
+        "dftb+": "dftb",
+        "dftbplus": "dftb",
         "pwscf": "qe",
         "pw.x": "qe",
         "espresso": "qe",

@@ -23,6 +23,7 @@ _PACKAGE = "pwact_like.engines"
 LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
+    "dftb": (f"{_PACKAGE}.labelers.dftb", "DftbLabeler"),
     "qe": (f"{_PACKAGE}.labelers.qe", "QeLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
@@ -31,7 +32,7 @@ EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"pwmat", "vasp", "dftb", "bigmodel"}),
+    "labeler": frozenset({"pwmat", "vasp", "bigmodel"}),
     "trainer": frozenset({"matpl", "deepmd"}),
     "explorer": frozenset({"lammps"}),
 }

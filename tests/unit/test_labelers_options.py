@@ -214,7 +214,7 @@ def test_nve_conserves_the_energy(tmp_path):
 
 
 def test_registry_names_the_cure():
-    with pytest.raises(NotAvailableError, match="known but not built yet; built: ase, cp2k, qe, xtb"):
+    with pytest.raises(NotAvailableError, match="known but not built yet; built: ase, cp2k, dftb, qe, xtb"):
         labeler_for(LabelSettings(dft_style="vasp"))
     assert isinstance(labeler_for(LabelSettings(dft_style="XTB")), XtbLabeler)
     assert availability("labeler", "xtb") == ""
