@@ -41,7 +41,7 @@ TEMPLATE = """\
   lda_plus_u = .true., Hubbard_U(1) = 4.0
 /
 &ELECTRONS
-  conv_thr = 1.d-8
+  conv_thr = 1.d-8, startingpot = 'file', startingwfc = 'atomic'
 /
 &IONS
   tempw = 600
@@ -110,6 +110,7 @@ def test_structure_and_species_are_ours_and_the_rest_stays(inputs, tmp_path):
         "tprnfor": ".true.",
     }
     assert root.card("K_POINTS").rows == ["3 3 3 1 1 1"]
+    assert root.value("ELECTRONS", "startingpot") == "" and root.value("ELECTRONS", "startingwfc") == "atomic"
     assert "IONS" not in root.namelists  # pw.x does not read it for a single point
     assert files.inputs == ("pw.in",) and files.outputs == ("pw.out",) and files.optional_outputs == ("pw.xml",)
     assert dict(files.links) == {f"{symbol}.UPF": str(inputs / "The PPs" / f"{symbol}.UPF") for symbol in ("Fe", "O")}
@@ -321,6 +322,7 @@ def test_the_level_of_theory_hangs_on_what_decides_energies_only(inputs):
         ("mpirun -np 4 pw.x -nk 2", "mpirun -np 4 pw.x -nk 2 -in pw.in > pw.out"),
         ("pw.x -i pw.in", "pw.x -i pw.in > pw.out"),
         ("pw.x < pw.in >pw.out", "pw.x < pw.in >pw.out"),
+        ("srun -i none /opt/qe/pw.x", "srun -i none /opt/qe/pw.x -in pw.in > pw.out"),
         ("pw.x 2> said", "pw.x 2> said -in pw.in > pw.out"),
     ],
 )

@@ -23,13 +23,13 @@ def example(folder: Path) -> Path:
     return folder
 
 
-def check_end(folder: Path) -> None:
+def check_end(folder: Path) -> list[dict]:
+    """What holds however little was trained; returns the iterations."""
     status = micro.status(folder)
     rows = status["iterations"]
     assert status["state"] == "finished" and [row["entry"] for row in rows] == [0, 1, None]
     assert all(row["accurate"] + row["candidate"] + row["failed"] == row["frames_planned"] for row in rows[:-1])
     assert sum(row["labelled"] for row in rows[:-1]) > 0
-    assert rows[-1]["force_rmse_ev_per_ang"] < rows[0]["force_rmse_ev_per_ang"]
     # one label against the raw line of its own output, which has eight decimals (13.605693122994 eV a Rydberg, CODATA 2018)
     output = next(folder.glob("iter.*/02.label/scf/*/*/*-scf/pw.out"))
     rydberg = float(re.findall(r"^!\s+total energy\s+=\s+(-\d+\.\d+) Ry", output.read_text(), re.MULTILINE)[-1])
@@ -40,6 +40,7 @@ def check_end(folder: Path) -> None:
     assert min(abs(energy - rydberg * 13.605693122994) for energy in energies) < 2e-7
     # wave functions and densities are gone wherever pw.x has run
     assert not [path for path in folder.rglob("*") if path.name in ("out", "label.save") or path.suffix == ".dat"]
+    return rows
 
 
 def test_silicon_by_quantum_espresso_runs_from_end_to_end(tmp_path):
@@ -47,14 +48,18 @@ def test_silicon_by_quantum_espresso_runs_from_end_to_end(tmp_path):
     for command in COMMANDS:
         done = run_cli(*command, cwd=folder, timeout_s=850)
         assert done.returncode == 0, done.stdout + done.stderr
-    check_end(folder)
+    rows = check_end(folder)
+    assert rows[-1]["force_rmse_ev_per_ang"] < rows[0]["force_rmse_ev_per_ang"]
 
 
 @pytest.mark.slurm
 def test_silicon_by_quantum_espresso_on_slurm(cluster, tmp_path):  # noqa: F811
     folder = example(tmp_path / "silicon")
-    # seconds between two looks do not matter to a campaign of days, and would to this one
+    # seconds between two looks do not matter to a campaign of days, and would to this one; the potential is not the matter here
     micro.edit(folder / "resource.json", lambda content: content.update(scheduler="slurm", poll_s=0.2))
+    micro.edit(
+        folder / "param.json", lambda content: (content["train"]["optimizer"].update(epochs=4), content["strategy"].update(max_select=3))
+    )
     for command in COMMANDS:
         master = campaigns.Master(folder, command)
         master.start()

@@ -44,6 +44,7 @@ XML_FILE = "pw.xml"
 PBC_MARK = "! pwact_like: periodic along"
 DEFAULT_COMMAND = "pw.x"
 _XML_OF_PW = f"{OUTDIR}/{PREFIX}.save/data-file-schema.xml"
+_PROGRAM = re.compile(r"(^|/)pw[\w.\-]*[\"']?$")
 _INPUT_FLAGS = ("-in", "-i", "-inp", "-input", "--input")
 # routines that fail for the machine's sake; all others would fail again
 _MACHINE = re.compile(r"davcio|diropn|seqopn|buffer|create_directory|check_tempdir|open|write|mp_|allocate|memory", re.IGNORECASE)
@@ -120,7 +121,9 @@ class QeLabeler(Labeler):
         """
         command = command.strip() or DEFAULT_COMMAND
         words = command.split()
-        named = [words[place + 1 : place + 2] for place, word in enumerate(words) if word in _INPUT_FLAGS]
+        # a launcher before it may have flags of the same names (srun -i)
+        program = next((place for place, word in enumerate(words) if _PROGRAM.search(word)), -1)
+        named = [words[place + 1 : place + 2] for place, word in enumerate(words) if place > program and word in _INPUT_FLAGS]
         read = [*(name for found in named for name in found or [""]), *re.findall(r"(?:^|\s)<\s*(\S*)", command)]
         written = re.findall(r"(?:^|\s)>\s*(\S*)", command)
         if any(name != INPUT_FILE for name in read) or any(name != OUTPUT_FILE for name in written) or "|" in words:

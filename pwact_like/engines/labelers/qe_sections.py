@@ -113,7 +113,8 @@ def set_task(root: PwInput, kind: LabelKind) -> None:
     ):
         control.set(name, value)
     root.namelist("SYSTEM")
-    root.namelist("ELECTRONS")
+    electrons = root.namelist("ELECTRONS")
+    electrons.remove(*(name for name in ("startingpot", "startingwfc") if electrons.value(name).lower() == "file"))  # there is none
     calculation = control.value("calculation")
     # pw.x reads &IONS and &CELL for these only, and takes them for cards elsewhere
     if calculation == "scf":

@@ -225,7 +225,7 @@ def renumber(root: PwInput, path: Path, chosen: Sequence[Species]) -> list[Probl
     if card is not None:
         problems += _choose_rows(root, card, set(new), path)
     no_moment = not any(assignment.name == "starting_magnetization" for assignment in system.assignments)
-    if system.value("nspin") == "2" and no_moment and not system.value("tot_magnetization"):
+    if chosen and system.value("nspin") == "2" and no_moment and not system.value("tot_magnetization"):
         names = ", ".join(one.label for one in chosen)
         cure = "give starting_magnetization for each species that may be magnetic, a small one for the others"
         problems.append(Problem(f"{path}: &SYSTEM", f"nspin = 2, and none of {names} has a starting_magnetization", cure))
