@@ -182,7 +182,7 @@ def decisive_lines(root: PwInput, path: Path, *, own_kpoints: bool) -> list[str]
     That is &SYSTEM without structure, symmetry and nbnd, what counts species by its element, a few variables of the other
     namelists, and the cards OCCUPATIONS, HUBBARD, SOLVENTS and (without kspacing) K_POINTS.
     """
-    lines = [f"{name} {value}" for name, value in by_label(root, path).items()]
+    lines = [f"{name} {_normal(value)}" for name, value in by_label(root, path).items()]
     for name, namelist in root.namelists.items():
         final = {f"{item.name}({item.index})": item for item in namelist.assignments}  # the last one counts
         for item in final.values():

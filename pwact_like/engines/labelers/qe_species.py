@@ -243,10 +243,12 @@ def _label_of(assignment: Assignment, labels: Sequence[str], path: Path) -> tupl
     where = f"{path}: line {assignment.number}"
     place = SPECIES_INDEX[assignment.name]
     numbers = assignment.indices
-    if not assignment.index:
-        if len(re.split(r"[\s,]+", assignment.plain)) > 1 or "*" in assignment.plain or place:
-            what = f"{assignment.name} = {assignment.value}: a list without numbers"
-            return "", Problem(where, what, f"write {assignment.name}(1) = …, one a species")
+    # Fortran fills a list into the following species too
+    if len(re.split(r"[\s,]+", assignment.plain)) > 1 or "*" in assignment.plain:
+        return "", Problem(
+            where, f"{assignment.name}: {assignment.value!r} is a list", f"write {assignment.name}(1) = …, one for each species"
+        )
+    if not assignment.index and not place:
         numbers = (1,)
     if len(numbers) <= place or not labels:
         cure = "list the species in ATOMIC_SPECIES" if not labels else "write the numbers of the species"
