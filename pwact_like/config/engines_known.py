@@ -65,6 +65,8 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
             KnownEngine("xtb", "GFN-xTB through tblite", built=True, needs_command=False),
             KnownEngine("ase", "an ASE calculator", built=True, needs_command=False),
             KnownEngine("cp2k", "CP2K", built=True, needs_command=False),
+            KnownEngine("qe", "Quantum ESPRESSO's pw.x", built=True, needs_command=False),
+            KnownEngine("dftb", "DFTB+", built=True, needs_command=False),
             KnownEngine("pwmat", "PWmat", built=True),
             KnownEngine("vasp", "VASP", built=True),
             KnownEngine("bigmodel", "a large model behind a user's script", built=False),
@@ -76,7 +78,17 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
 ENGINE_ALIASES: dict[Role, dict[str, str]] = {
     "train": {"dp": "deepmd", "pwact-like": "embedded", "pwact_like": "embedded", "internal": "embedded"},
     "explore": {"lmp": "lammps", "pwact-like": "embedded", "pwact_like": "embedded"},
-    "label": {"tblite": "xtb", "gfn1-xtb": "xtb"},
+    "label": {
+        "tblite": "xtb",
+        "gfn1-xtb": "xtb",
+        "dftb+": "dftb",
+        "dftbplus": "dftb",
+        "pwscf": "qe",
+        "pw.x": "qe",
+        "espresso": "qe",
+        "quantum-espresso": "qe",
+        "quantum_espresso": "qe",
+    },
 }
 
 # name of a program → engine

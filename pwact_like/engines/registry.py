@@ -23,7 +23,9 @@ _PACKAGE = "pwact_like.engines"
 LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
+    "dftb": (f"{_PACKAGE}.labelers.dftb", "DftbLabeler"),
     "pwmat": (f"{_PACKAGE}.labelers.pwmat", "PwmatLabeler"),
+    "qe": (f"{_PACKAGE}.labelers.qe", "QeLabeler"),
     "vasp": (f"{_PACKAGE}.labelers.vasp", "VaspLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
@@ -35,7 +37,7 @@ EXPLORERS: Mapping[str, tuple[str, str]] = {
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"dftb", "bigmodel", "qe"}),
+    "labeler": frozenset({"bigmodel"}),
     "trainer": frozenset({"matpl", "deepmd"}),
     "explorer": frozenset(),
 }
