@@ -31,13 +31,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gather_pwdata": ("pwact_like.cli.gather_pwdata", "collect every iteration's labelled data"),
     "train": ("pwact_like.cli.train", "train an embedded potential"),
     "eval": ("pwact_like.cli.eval", "errors of a model on labelled data"),
+    "export": ("pwact_like.cli.export", "write embedded potentials for DeePMD-kit and its LAMMPS"),
     "kpu": ("pwact_like.cli.kpu", "uncertainty of a model along trajectories, in PWact's format"),
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
-EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report"}
+EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report", "h5py": "export"}
 
 
 def build_parser() -> argparse.ArgumentParser:
