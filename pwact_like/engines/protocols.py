@@ -78,11 +78,20 @@ class Labeler(ABC):
 
 
 @dataclass(frozen=True)
+class Compression:
+    """How a trained model is tabulated: grid ``dx`` and order of the polynomials (engines with one order ignore that)."""
+
+    dx: float
+    order: int
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """One member's training.
 
     ``test_data`` is only evaluated at the end, never seen by training or stopping. ``uncertainty`` is what the training is to learn of
-    its model's errors; only a trainer that ``can_kpu`` is asked for it. Paths are absolute.
+    its model's errors; only a trainer that ``can_kpu`` is asked for it. ``compress``: the model is compressed at the end; only a
+    trainer that ``can_compress`` is asked for it. Paths are absolute.
     """
 
     train_data: tuple[DataPath, ...]
@@ -92,6 +101,7 @@ class TrainRequest:
     seed: int
     init_model: Path | None = None
     uncertainty: UncertaintySettings | None = None
+    compress: Compression | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,17 @@ class Trainer(ABC):
     """A program that trains a potential."""
 
     name: ClassVar[str]
-    model_file: ClassVar[str]
+    model_file: str
+    can_compress: ClassVar[bool] = False  # whether requests may ask for ``compress``
+
+    @classmethod
+    def of(cls, settings: TrainSettings) -> Trainer:
+        """The trainer for these settings (``model_file`` may depend on them)."""
+        return cls()
+
+    def companions(self, model: Path) -> tuple[str, ...]:
+        """Names of files beside a model that a later training needs to start from it: they go along when the model is taken over."""
+        return ()
 
     @abstractmethod
     def write(self, folder: Path, request: TrainRequest) -> TaskFiles:

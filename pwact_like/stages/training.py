@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pwact_like.engines.protocols import Explorer, KnownErrors, KpuKind, Trainer, TrainRequest
+from pwact_like.engines.protocols import Compression, Explorer, KnownErrors, KpuKind, Trainer, TrainRequest
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import read_json, read_manifest, relative_path, write_manifest, write_through
 from pwact_like.jobs.types import Task, TaskResult
@@ -42,6 +42,8 @@ class TrainingStage(Stage):
         judged on the test set.
     uncertainty
         What the training is to learn of its model's errors; None for a committee.
+    compress
+        How the model is compressed at the end; None: not at all.
     """
 
     place: Place
@@ -56,6 +58,7 @@ class TrainingStage(Stage):
     skip_training: bool = False
     why_skipped: str = ""
     uncertainty: UncertaintySettings | None = None
+    compress: Compression | None = None
     name: str = "train"
     folder: Path = field(init=False)
 
@@ -93,10 +96,12 @@ class TrainingStage(Stage):
         InputError
             When training is skipped and there are fewer models than members, or nothing is known of their errors.
         NotAvailableError
-            When the trainer cannot learn its models' errors.
+            When the trainer cannot learn its models' errors, or cannot compress them.
         """
         if self.uncertainty is not None:
             refuse_no_kpu(self.trainer)
+        if self.compress is not None and not self.trainer.can_compress:
+            raise NotAvailableError(f"the engine {self.trainer.name} cannot compress its models: set strategy.compress to false")
         if self.skip_training and len(self.init_models) < self.n_members:
             raise InputError(
                 Problem(
@@ -120,6 +125,7 @@ class TrainingStage(Stage):
                 # a member beyond those of the iteration before (model_num was raised) starts from scratch
                 init_model=self.init_models[member] if member < len(self.init_models) else None,
                 uncertainty=self.uncertainty,
+                compress=self.compress,
             )
             if self.skip_training:
                 self._take_over(folder, self.init_models[member])
@@ -134,7 +140,7 @@ class TrainingStage(Stage):
         return tasks
 
     def _take_over(self, folder: Path, model: Path) -> None:
-        copies = {self.trainer.model_file: model}
+        copies = {self.trainer.model_file: model, **{name: model.with_name(name) for name in self.trainer.companions(model)}}
         if self.uncertainty is not None:
             known = known_errors(self.trainer, model, self.uncertainty.kind, self.why_skipped)
             copies |= {name: model.parent / name for name in known.files}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pwact_like.config.common import DataPath
 from pwact_like.crashpoints import reach
-from pwact_like.engines.protocols import Explorer, Labeler, Trainer
+from pwact_like.engines.protocols import Compression, Explorer, Labeler, Trainer
 from pwact_like.errors import InputError, JobError, Problem
 from pwact_like.fsio import read_manifest
 from pwact_like.seeds import derive_seed
@@ -205,6 +205,7 @@ class Campaign:
             skip_training=bool(why_skipped),
             why_skipped=why_skipped,
             uncertainty=self._learned(iteration),
+            compress=Compression(param.strategy.compress_dx, param.strategy.compress_order) if param.strategy.compress else None,
         )
 
     def _learned(self, iteration: int) -> UncertaintySettings | None:
