@@ -146,7 +146,7 @@ class Trainer(ABC):
     can_compress: ClassVar[bool] = False  # whether requests may ask for ``compress``
 
     @classmethod
-    def of(cls, settings: TrainSettings) -> Trainer:
+    def from_settings(cls, settings: TrainSettings) -> Trainer:
         """The trainer for these settings (``model_file`` may depend on them)."""
         return cls()
 

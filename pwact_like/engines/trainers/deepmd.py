@@ -62,7 +62,7 @@ class DeepmdTrainer(Trainer):
         self.model_file = MODELS[backend]
 
     @classmethod
-    def of(cls, settings: TrainSettings) -> DeepmdTrainer:
+    def from_settings(cls, settings: TrainSettings) -> DeepmdTrainer:
         """With the backend of ``deepmd.backend``."""
         return cls(settings.deepmd.backend)
 
