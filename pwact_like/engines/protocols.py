@@ -79,10 +79,10 @@ class Labeler(ABC):
 
 @dataclass(frozen=True)
 class Compression:
-    """How a trained model is tabulated: grid ``dx`` and order of the polynomials (engines with one order ignore that)."""
+    """How a trained model is to be tabulated: polynomials of this order on a grid of this width (strategy.compress_order, compress_dx)."""
 
-    dx: float
-    order: int
+    order: int = 3
+    dx: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ class TrainRequest:
     """One member's training.
 
     ``test_data`` is only evaluated at the end, never seen by training or stopping. ``uncertainty`` is what the training is to learn of
-    its model's errors; only a trainer that ``can_kpu`` is asked for it. ``compress``: the model is compressed at the end; only a
-    trainer that ``can_compress`` is asked for it. Paths are absolute.
+    its model's errors; only a trainer that ``can_kpu`` is asked for it. ``compress`` is only asked of one that can. Paths are absolute.
     """
 
     train_data: tuple[DataPath, ...]
@@ -142,17 +141,12 @@ class Trainer(ABC):
     """A program that trains a potential."""
 
     name: ClassVar[str]
-    model_file: str
-    can_compress: ClassVar[bool] = False  # whether requests may ask for ``compress``
+    model_file: ClassVar[str]
 
     @classmethod
-    def from_settings(cls, settings: TrainSettings) -> Trainer:
-        """The trainer for these settings (``model_file`` may depend on them)."""
+    def of(cls, settings: TrainSettings) -> Trainer:
+        """The trainer for these settings; one whose model files differ by ``model_type`` gives another class each."""
         return cls()
-
-    def companions(self, model: Path) -> tuple[str, ...]:
-        """Names of files beside a model that a later training needs to start from it: they go along when the model is taken over."""
-        return ()
 
     @abstractmethod
     def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
@@ -169,6 +163,16 @@ class Trainer(ABC):
     @abstractmethod
     def read(self, folder: Path) -> TrainReport:
         """Read the accepted results."""
+
+    def taken_over(self, model: Path) -> dict[str, Path]:
+        """Files of a task's folder → what is copied there when ``model`` is taken over as it is.
+
+        Raises
+        ------
+        InputError
+            When such a file cannot be explored with.
+        """
+        return {self.model_file: model}
 
     can_judge: ClassVar[bool] = False  # whether the two methods below work: judging a given model on the test set
 

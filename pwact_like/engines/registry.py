@@ -62,7 +62,7 @@ def labeler_for(settings: LabelSettings) -> Labeler:
 
 def trainer_for(settings: TrainSettings) -> Trainer:
     """The training engine of these settings. Raises as `labeler_for`."""
-    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS).from_settings(settings)
+    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS).of(settings)
     return trainer
 
 

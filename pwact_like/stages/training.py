@@ -21,6 +21,7 @@ from pwact_like.stages.base import Place, Stage, TaskMaker, require_all
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
+    from pwact_like.config.run import Strategy
     from pwact_like.config.train import TrainSettings, UncertaintySettings
 
 
@@ -43,7 +44,7 @@ class TrainingStage(Stage):
     uncertainty
         What the training is to learn of its model's errors; None for a committee.
     compress
-        How the model is compressed at the end; None: not at all.
+        Whether and how the trained models are tabulated.
     """
 
     place: Place
@@ -96,12 +97,10 @@ class TrainingStage(Stage):
         InputError
             When training is skipped and there are fewer models than members, or nothing is known of their errors.
         NotAvailableError
-            When the trainer cannot learn its models' errors, or cannot compress them.
+            When the trainer cannot learn its models' errors.
         """
         if self.uncertainty is not None:
             refuse_no_kpu(self.trainer)
-        if self.compress is not None and not self.trainer.can_compress:
-            raise NotAvailableError(f"the engine {self.trainer.name} cannot compress its models: set strategy.compress to false")
         if self.skip_training and len(self.init_models) < self.n_members:
             raise InputError(
                 Problem(
@@ -140,7 +139,7 @@ class TrainingStage(Stage):
         return tasks
 
     def _take_over(self, folder: Path, model: Path) -> None:
-        copies = {self.trainer.model_file: model, **{name: model.with_name(name) for name in self.trainer.companions(model)}}
+        copies = self.trainer.taken_over(model)
         if self.uncertainty is not None:
             known = known_errors(self.trainer, model, self.uncertainty.kind, self.why_skipped)
             copies |= {name: model.parent / name for name in known.files}
@@ -191,6 +190,11 @@ class TrainingStage(Stage):
             outputs=outputs,
             facts=facts,
         )
+
+
+def compression(strategy: Strategy) -> Compression | None:
+    """What a training is to do with its model at the end."""
+    return Compression(strategy.compress_order, strategy.compress_dx) if strategy.compress else None
 
 
 def training_folder(place: Place) -> Path:

@@ -97,8 +97,8 @@ class TestDeepmdTrainer(TrainerContract):
         assert [row["step"] for row in rows] == list(range(0, 1501, 10))
         # the first rows are those of the attempt that was killed
         assert rows[:10] == read_curve(first / "lcurve.out")[:10]
-        assert all((task / name).is_file() and not (task / name).is_symlink() for name in trainer.companions(task / "model.pb"))
-        assert trainer.companions(task / "model.pb")
+        kept = trainer.taken_over(task / "model.pb")
+        assert len(kept) == 5 and all(path.is_file() and not path.is_symlink() for path in kept.values())
 
     def test_an_own_input_compressed_with_virials(self, tmp_path, data):
         own = {
@@ -112,7 +112,7 @@ class TestDeepmdTrainer(TrainerContract):
         }
         (tmp_path / "own.json").write_text(json.dumps(own))
         settings = self.settings().model_copy(update={"deepmd": DeepmdSettings(input=tmp_path / "own.json")})
-        request = replace(self.request(data), settings=settings, compress=Compression(0.01, 3))
+        request = replace(self.request(data), settings=settings, compress=Compression(3, 0.01))
         report = self.train(tmp_path / "task", request)
         with report.learning_curve.open() as stream:
             rows = list(csv.DictReader(stream))

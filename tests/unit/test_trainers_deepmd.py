@@ -185,7 +185,7 @@ def test_commands_of_both_routes(tmp_path):
         "dp --tf test -m model.pb -s dp_data/test -n 0 -d dp_test",
     )
     by_pytorch = trainer_for(SETTINGS.model_copy(update={"deepmd": DeepmdSettings(backend="pytorch")}))
-    compressed = request(tmp_path, compress=Compression(0.02, 3))
+    compressed = request(tmp_path, compress=Compression(3, 0.02))
     assert by_pytorch.commands("srun dp --pt train", compressed)[2:-1] == (
         "srun dp --pt train input.json $(<start.args) -o used_input.json -l train.log",
         "srun dp --pt freeze -o uncompressed.pth",
@@ -207,11 +207,11 @@ def test_a_warm_start_takes_the_checkpoint_along_or_the_frozen_model_alone(tmp_p
     trainer = DeepmdTrainer()
     files = trainer.write(tmp_path / "a", request(tmp_path, init_model=before / "model.pb"))
     assert [name for name, _ in files.links if name.startswith("init/")] == ["init/model.pb"]
-    assert trainer.companions(before / "model.pb") == ()
+    assert trainer.taken_over(before / "model.pb") == {"model.pb": before / "model.pb"}
     names = (*deepmd_job.CHECKPOINTS["tensorflow"], "used_input.json")
     for name in names:
         (before / name).write_text("{}")
-    assert trainer.companions(before / "model.pb") == names
+    assert trainer.taken_over(before / "model.pb") == {name: before / name for name in ("model.pb", *names)}
     files = trainer.write(tmp_path / "b", request(tmp_path, init_model=before / "model.pb"))
     assert {name for name, _ in files.links if name.startswith("init/")} == {f"init/{name}" for name in ("model.pb", *names)}
     with pytest.raises(InputError, match="no model of DeePMD-kit's tensorflow route"):

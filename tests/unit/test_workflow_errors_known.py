@@ -181,8 +181,8 @@ class Knowing:
     def commands(self, command, request):
         return ("true",)
 
-    def companions(self, model):
-        return ()
+    def taken_over(self, model):
+        return {self.model_file: model}
 
     def known_errors(self, folder, kind):
         if not (folder / "kpu.pt").is_file():

@@ -49,20 +49,19 @@ _THREADS = (
 class DeepmdTrainer(Trainer):
     """One member is one ``dp train``; the data are links, and become DeePMD-kit's own format in the task's folder.
 
-    Beside the model stay its last checkpoint and the input as dp has completed it (``companions``): a later training starts from them.
+    Beside the model stay its last checkpoint and the input as dp has completed it (`taken_over`): a later training starts from them.
     """
 
     name: ClassVar[str] = "deepmd"
     model_file = MODELS["tensorflow"]
     can_judge: ClassVar[bool] = True
-    can_compress: ClassVar[bool] = True
 
     def __init__(self, backend: str = "tensorflow") -> None:
         self.backend = backend
         self.model_file = MODELS[backend]
 
     @classmethod
-    def from_settings(cls, settings: TrainSettings) -> DeepmdTrainer:
+    def of(cls, settings: TrainSettings) -> DeepmdTrainer:
         """With the backend of ``deepmd.backend``."""
         return cls(settings.deepmd.backend)
 
@@ -120,15 +119,14 @@ class DeepmdTrainer(Trainer):
                     "convert it (dp convert-backend), or set train.deepmd.backend",
                 )
             )
-        beside = [init_model.with_name(name) for name in self.companions(init_model)]
-        for path in (init_model, *beside):
+        for path in self.taken_over(init_model).values():
             links.append((f"{INIT}/{path.name}", str(path.resolve())))
         return init_model.name
 
-    def companions(self, model: Path) -> tuple[str, ...]:
-        """Checkpoint and input, where both are whole: a frozen model alone lacks the optimizer's view, a compressed one cannot go on."""
-        names = (*CHECKPOINTS[self.backend], USED_INPUT)
-        return names if all(model.with_name(name).is_file() for name in names) else ()
+    def taken_over(self, model: Path) -> dict[str, Path]:
+        """The model, with its checkpoint and input where both are whole: of a frozen model alone a compressed one cannot go on."""
+        beside = {name: model.with_name(name) for name in (*CHECKPOINTS[self.backend], USED_INPUT)}
+        return {self.model_file: model, **(beside if all(path.is_file() for path in beside.values()) else {})}
 
     def commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
         """Prepare, train, freeze, compress if wanted, test if there is a test set, finish.
