@@ -16,9 +16,11 @@ from pwact_like.errors import Problem
 
 if TYPE_CHECKING:
     from pwact_like.config.load import Loaded, Param
+    from pwact_like.config.train import TrainSettings
 
 Role = Literal["train", "explore", "label"]
 EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
+DEEPMD_OPTIMIZERS = {"tensorflow": ("ADAM",), "pytorch": ("ADAM", "LKF")}
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,15 @@ class KnownEngine:
         Whether it is built here; if not, ``check`` says so and ``run`` refuses.
     needs_command
         Whether it has no default command.
+    compresses
+        For trainers: whether it can compress its models (strategy.compress).
     """
 
     name: str
     what: str
     built: bool
     needs_command: bool = True
+    compresses: bool = False
 
 
 ENGINES: dict[Role, dict[str, KnownEngine]] = {
@@ -49,7 +54,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         for engine in (
             KnownEngine("embedded", "the embedded trainer (pwact-like train)", built=True, needs_command=False),
             KnownEngine("matpl", "MatPL", built=False),
-            KnownEngine("deepmd", "DeePMD-kit", built=False),
+            KnownEngine("deepmd", "DeePMD-kit (dp)", built=True, needs_command=False, compresses=True),
         )
     },
     "explore": {
@@ -178,10 +183,12 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
+    elif param.train.engine == "deepmd":
+        _deepmd(add, param.train)
     if param.strategy.direct:
         add("strategy.direct", "DIRECT selection", "set it to false")
-    if param.strategy.compress:
-        add("strategy.compress", "compression", "set it to false")
+    if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
+        add("strategy.compress", f"compression with {trainer.what}", "set it to false")
     explorer = engine_info("explore", param.explore.engine)
     if explorer is not None and not explorer.built:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
@@ -189,6 +196,23 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
     _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
     return found
+
+
+def _deepmd(add: Callable[[str, str, str], None], train: TrainSettings) -> None:
+    if train.deepmd.input is not None:
+        return  # the model and the optimizer are the user's
+    if train.model_type != "DP":
+        add("train.model_type", f"{train.model_type} by DeePMD-kit", "use DP, or give an input of your own: train.deepmd.input")
+    known = DEEPMD_OPTIMIZERS[train.deepmd.backend]
+    if train.optimizer.name not in known:
+        what = f"{train.optimizer.name} in DeePMD-kit's {train.deepmd.backend} route"
+        add("train.optimizer.optimizer", what, f"use {' or '.join(known)}" + (" (pytorch has LKF, too)" if "LKF" not in known else ""))
+    if train.optimizer.weight_decay:
+        add(
+            "train.optimizer.weight_decay",
+            "weight decay in DeePMD-kit's Adam",
+            "leave it out, or give an input of your own: train.deepmd.input",
+        )
 
 
 def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:

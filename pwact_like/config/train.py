@@ -23,6 +23,17 @@ from pwact_like.config.elements import atomic_number
 
 Elements = Annotated[tuple[Annotated[int, BeforeValidator(atomic_number)], ...], BeforeValidator(as_tuple)]
 KPU_FILE, UNCERTAINTY_FILE = "kpu.pt", "uncertainty.json"  # what a training with `uncertainty` leaves beside the model
+CURVE_COLUMNS = (  # of lcurve.csv, whatever engine has trained
+    "step",
+    "epoch",
+    "lr",
+    "energy_rmse_ev_per_atom",
+    "force_rmse_ev_per_ang",
+    "virial_rmse_ev_per_atom",
+    "valid_energy_rmse_ev_per_atom",
+    "valid_force_rmse_ev_per_ang",
+    "valid_virial_rmse_ev_per_atom",
+)
 ModelType = Literal["DP", "NEP", "LINEAR", "NN", "LSP", "CHEBY"]
 
 
@@ -195,6 +206,27 @@ class UncertaintySettings(Settings):
     labelled: tuple[LabelledBefore, ...] = Field(default=(), description="Labels of earlier iterations, newest last, for recalibration.")
 
 
+class DeepmdSettings(Settings):
+    """What only the engine deepmd knows."""
+
+    backend: Literal["tensorflow", "pytorch"] = Field(
+        default="tensorflow", description="tensorflow (model.pb) or pytorch (`dp --pt`, model.pth; the only one with LKF); any case."
+    )
+    input: Path | None = Field(
+        default=None,
+        description="Your own DeePMD-kit input (JSON): it gives model, learning rate, loss and the rest of `training`; data, type_map, "
+        "seeds, disp_file and save_ckpt are pwact_like's.",
+    )
+    numb_steps: PositiveInt | None = Field(
+        default=None, description="Training steps; left out: those of `input`, else `epochs` passes over the training data."
+    )
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+
 class TrainSettings(Settings):
     """The ``train`` section of param.json, and TRAIN.json of ``pwact-like train``."""
 
@@ -211,6 +243,7 @@ class TrainSettings(Settings):
     descriptor: Descriptor = Field(default_factory=Descriptor, description="Descriptor; inside `model`, as in MatPL, or at this level.")
     fitting: Fitting = Field(default_factory=Fitting, description="Fitting network; inside `model`, as in MatPL, or at this level.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: the Kalman filter LKF.")
+    deepmd: DeepmdSettings = Field(default_factory=DeepmdSettings, description="What only the engine deepmd knows.")
     seed: Int | None = Field(
         default=None, description="Seed of a stand-alone training; in a campaign every member's seed follows from the campaign's seed."
     )

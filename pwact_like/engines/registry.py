@@ -29,7 +29,10 @@ LABELERS: Mapping[str, tuple[str, str]] = {
     "vasp": (f"{_PACKAGE}.labelers.vasp", "VaspLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
-TRAINERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer")}
+TRAINERS: Mapping[str, tuple[str, str]] = {
+    "deepmd": (f"{_PACKAGE}.trainers.deepmd", "DeepmdTrainer"),
+    "embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer"),
+}
 EXPLORERS: Mapping[str, tuple[str, str]] = {
     "embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer"),
     "lammps": (f"{_PACKAGE}.explorers.lammps", "LammpsExplorer"),
@@ -38,7 +41,7 @@ EXPLORERS: Mapping[str, tuple[str, str]] = {
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
     "labeler": frozenset({"bigmodel"}),
-    "trainer": frozenset({"matpl", "deepmd"}),
+    "trainer": frozenset({"matpl"}),
     "explorer": frozenset(),
 }
 # engine → (package that it imports, how to get it)
@@ -66,7 +69,7 @@ def labeler_for(settings: LabelSettings) -> Labeler:
 
 def trainer_for(settings: TrainSettings) -> Trainer:
     """The training engine of these settings. Raises as `labeler_for`."""
-    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS)()
+    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS).of(settings)
     return trainer
 
 
