@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Role = Literal["train", "explore", "label"]
 EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
+MATPL_MODELS = ("DP", "NEP")
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class KnownEngine:
         Whether it is built here; if not, ``check`` says so and ``run`` refuses.
     needs_command
         Whether it has no default command.
+    compresses
+        For trainers: whether it can compress its models (strategy.compress).
     """
 
     name: str
     what: str
     built: bool
     needs_command: bool = True
+    compresses: bool = False
 
 
 ENGINES: dict[Role, dict[str, KnownEngine]] = {
@@ -48,7 +52,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         engine.name: engine
         for engine in (
             KnownEngine("embedded", "the embedded trainer (pwact-like train)", built=True, needs_command=False),
-            KnownEngine("matpl", "MatPL", built=False),
+            KnownEngine("matpl", "MatPL", built=True, compresses=True),
             KnownEngine("deepmd", "DeePMD-kit", built=False),
         )
     },
@@ -166,10 +170,12 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
+    elif param.train.engine == "matpl" and param.train.model_type not in MATPL_MODELS:
+        add("train.model_type", f"{param.train.model_type} by MatPL", "use DP or NEP")
     if param.strategy.direct:
         add("strategy.direct", "DIRECT selection", "set it to false")
-    if param.strategy.compress:
-        add("strategy.compress", "compression", "set it to false")
+    if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
+        add("strategy.compress", f"compression with {trainer.what}", "set it to false")
     explorer = engine_info("explore", param.explore.engine)
     if explorer is not None and not explorer.built:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')

@@ -23,6 +23,17 @@ from pwact_like.config.elements import atomic_number
 
 Elements = Annotated[tuple[Annotated[int, BeforeValidator(atomic_number)], ...], BeforeValidator(as_tuple)]
 KPU_FILE, UNCERTAINTY_FILE = "kpu.pt", "uncertainty.json"  # what a training with `uncertainty` leaves beside the model
+CURVE_COLUMNS = (  # of lcurve.csv, whatever engine has trained
+    "step",
+    "epoch",
+    "lr",
+    "energy_rmse_ev_per_atom",
+    "force_rmse_ev_per_ang",
+    "virial_rmse_ev_per_atom",
+    "valid_energy_rmse_ev_per_atom",
+    "valid_force_rmse_ev_per_ang",
+    "valid_virial_rmse_ev_per_atom",
+)
 ModelType = Literal["DP", "NEP", "LINEAR", "NN", "LSP", "CHEBY"]
 
 

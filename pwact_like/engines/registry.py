@@ -25,13 +25,16 @@ LABELERS: Mapping[str, tuple[str, str]] = {
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
-TRAINERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer")}
+TRAINERS: Mapping[str, tuple[str, str]] = {
+    "embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer"),
+    "matpl": (f"{_PACKAGE}.trainers.matpl", "MatplTrainer"),
+}
 EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer")}
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
     "labeler": frozenset({"pwmat", "vasp", "dftb", "bigmodel", "qe"}),
-    "trainer": frozenset({"matpl", "deepmd"}),
+    "trainer": frozenset({"deepmd"}),
     "explorer": frozenset({"lammps"}),
 }
 # engine → (package that it imports, how to get it)
@@ -59,7 +62,7 @@ def labeler_for(settings: LabelSettings) -> Labeler:
 
 def trainer_for(settings: TrainSettings) -> Trainer:
     """The training engine of these settings. Raises as `labeler_for`."""
-    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS)()
+    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS).of(settings)
     return trainer
 
 

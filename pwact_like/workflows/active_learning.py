@@ -23,7 +23,7 @@ from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, I
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
 from pwact_like.stages.selection import SelectionStage, selection_request
 from pwact_like.stages.thinning import is_thinned, thin_trajectories
-from pwact_like.stages.training import TrainingStage, refuse_no_kpu
+from pwact_like.stages.training import TrainingStage, compression, refuse_no_kpu
 from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
 from pwact_like.workflows.errors_known import LevelsInForce, explored_by, labelled_before, levels_in_force, tell, trainings_facts
 from pwact_like.workflows.history import dataset_facts, iteration_folders, iteration_row, write_records
@@ -205,6 +205,7 @@ class Campaign:
             skip_training=bool(why_skipped),
             why_skipped=why_skipped,
             uncertainty=self._learned(iteration),
+            compress=compression(param.strategy),
         )
 
     def _learned(self, iteration: int) -> UncertaintySettings | None:
