@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Role = Literal["train", "explore", "label"]
 EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
+ADAM_TRAINERS = ("chgnet", "mace", "nep")  # have Adam only; when none is named, it is that
 MATPL_MODELS = ("DP", "NEP")
 
 
@@ -53,6 +54,9 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         for engine in (
             KnownEngine("embedded", "the embedded trainer (pwact-like train)", built=True, needs_command=False),
             KnownEngine("matpl", "MatPL", built=True, compresses=True),
+            KnownEngine("chgnet", "CHGNet, fine-tuned (pwact-like train)", built=True, needs_command=False),
+            KnownEngine("mace", "MACE (mace_run_train)", built=True),
+            KnownEngine("nep", "NEP by torchnep", built=True),
             KnownEngine("deepmd", "DeePMD-kit", built=False),
         )
     },
@@ -85,7 +89,7 @@ ENGINE_ALIASES: dict[Role, dict[str, str]] = {
 
 # name of a program → engine
 _PROGRAMS: dict[Role, tuple[tuple[str, str], ...]] = {
-    "train": ((r"matpl|pwmlff", "matpl"), (r"dp", "deepmd"), (r"pwact[-_]like|pwact", "embedded")),
+    "train": ((r"matpl|pwmlff", "matpl"), (r"dp", "deepmd"), (r"mace_run_train", "mace"), (r"pwact[-_]like|pwact", "embedded")),
     "explore": ((r"lmp([-_.].*)?|lammps.*", "lammps"), (r"pwact[-_]like|pwact", "embedded")),
     "label": (),
 }
@@ -172,6 +176,8 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
     elif param.train.engine == "matpl" and param.train.model_type not in MATPL_MODELS:
         add("train.model_type", f"{param.train.model_type} by MatPL", "use DP or NEP")
+    elif param.train.engine in ADAM_TRAINERS and trainer is not None and param.train.optimizer.name != "ADAM":
+        add("train.optimizer.optimizer", f"{param.train.optimizer.name} by {trainer.what}", "use ADAM, or name none")
     if param.strategy.direct:
         add("strategy.direct", "DIRECT selection", "set it to false")
     if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:

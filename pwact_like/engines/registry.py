@@ -27,6 +27,9 @@ LABELERS: Mapping[str, tuple[str, str]] = {
 }
 TRAINERS: Mapping[str, tuple[str, str]] = {
     "embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer"),
+    "chgnet": (f"{_PACKAGE}.trainers.chgnet", "ChgnetTrainer"),
+    "mace": (f"{_PACKAGE}.trainers.mace", "MaceTrainer"),
+    "nep": (f"{_PACKAGE}.trainers.nep", "NepTrainer"),
     "matpl": (f"{_PACKAGE}.trainers.matpl", "MatplTrainer"),
 }
 EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer")}
@@ -41,6 +44,7 @@ _LATER: Mapping[str, frozenset[str]] = {
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("labeler", "xtb"): ("tblite", "pip install 'pwact-like[xtb]'"),
     ("trainer", "embedded"): ("torch", "pip install 'pwact-like[torch]'"),
+    ("trainer", "chgnet"): ("chgnet", "pip install 'pwact-like[torch,chgnet]'"),
     ("explorer", "embedded"): ("torch", "pip install 'pwact-like[torch]'"),
 }
 _SECTION = {"labeler": "DFT (dft_style)", "trainer": "train", "explorer": "explore"}

@@ -63,13 +63,14 @@ class TrainResult:
     seconds_per_step: float
 
 
-class _Log:
+class TrainLog:
     """train.log: lines with the time of day."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __call__(self, text: str) -> None:
+        """Add a line."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -116,7 +117,7 @@ def train(
     """
     refuse_unbuilt(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    log = _Log(folder / LOG_NAME)
+    log = TrainLog(folder / LOG_NAME)
     seed = settings.seed or 0
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -190,7 +191,7 @@ class _Run:
         stepper: Stepper,
         training: TrainingSet,
         validation: TrainingSet | None,
-        log: _Log,
+        log: TrainLog,
         checkpoint_interval_s: float,
     ) -> None:
         self._optimizer_settings = settings.optimizer
@@ -271,7 +272,7 @@ class _Run:
 
 
 def _log_beginning(
-    log: _Log,
+    log: TrainLog,
     settings: TrainSettings,
     model: DeepPotential,
     train_frames: Sequence[TrainingFrame],

@@ -180,3 +180,18 @@ def test_elements():
             atomic_number(wrong)
     ase = pytest.importorskip("ase.data")
     assert tuple(ase.chemical_symbols[1:]) == SYMBOLS
+
+
+@pytest.mark.parametrize("engine", ["chgnet", "nep", "mace"])
+def test_engines_with_a_model_of_their_own_have_adam_and_say_what_is_idle(tmp_path, engine):
+    settings, notes = load(tmp_path, engine=engine, atom_type="Si", Rmax=5.0, optimizer={"epochs": 3, "block_size": 100})
+    assert settings.engine == engine and settings.optimizer.name == "ADAM"
+    assert any(f"rmax: the engine {engine} has a model of its own" in note for note in notes)
+    assert any("ADAM does not use block_size" in note for note in notes)
+
+
+def test_the_section_of_another_engine_is_named(tmp_path):
+    settings, notes = load(tmp_path, engine="nep", atom_type="Si", nep={"cutoff": [6, 4]}, chgnet={"spread": 0.0})
+    assert settings.nep.cutoff == (6.0, 4.0)
+    assert any("only the engine chgnet uses this; the training engine is nep" in note for note in notes)
+    assert "lambda_e" in " ".join(problems(tmp_path, engine="nep", atom_type="Si", nep={"lambda_e": -1.0}))

@@ -124,17 +124,22 @@ def check_curve(path: Path) -> None:
         raise DataError(f"{path}: the last errors are not finite: the training has diverged; lower the learning rate")
 
 
-def frames_in(path: Path) -> int:
-    """Frames of an extended-XYZ file that `merge_sets` wrote; 0 when there is none."""
+def sizes_in(path: Path) -> list[int]:
+    """Atoms of each frame of an extended-XYZ file that `merge_sets` wrote; empty when there is none."""
     if not path.is_file():
-        return 0
-    count = 0
+        return []
+    sizes = []
     with path.open(encoding="utf-8") as stream:
         while line := stream.readline():
+            sizes.append(int(line))
             for _ in range(int(line) + 1):
                 stream.readline()
-            count += 1
-    return count
+    return sizes
+
+
+def frames_in(path: Path) -> int:
+    """Frames of such a file."""
+    return len(sizes_in(path))
 
 
 def errors_report(

@@ -51,15 +51,11 @@ class EmbeddedTrainer(Trainer):
         NotAvailableError
             For a model or an optimizer that is not built.
         """
-        settings = request.settings
-        if settings.model_type != "DP":
-            raise NotAvailableError(f"train.model_type {settings.model_type}: the embedded trainer trains the Deep Potential only (DP)")
-        if settings.optimizer.name not in EMBEDDED_OPTIMIZERS:
-            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built; the embedded trainer has LKF and ADAM")
+        self.refuse_unbuilt(request.settings)
         if not request.train_data:
             raise InputError(Problem(str(folder / TRAIN_JSON), "there is no training data", "give init_data"))
         links: list[tuple[str, str]] = []
-        content = train_json(settings, request.seed)
+        content = self.settings_json(request.settings, request.seed)
         for kind, data in (("train", request.train_data), ("valid", request.valid_data), ("test", request.test_data)):
             if data:
                 content[f"{kind}_data"] = linked_data(kind, data, links)
@@ -78,6 +74,17 @@ class EmbeddedTrainer(Trainer):
             optional_outputs=(LOG,),
             carry=(CHECKPOINT, LOG),  # the checkpoint holds the learning curve
         )
+
+    def refuse_unbuilt(self, settings: TrainSettings) -> None:
+        """Refuse a model or an optimizer that the trainer has not."""
+        if settings.model_type != "DP":
+            raise NotAvailableError(f"train.model_type {settings.model_type}: the embedded trainer trains the Deep Potential only (DP)")
+        if settings.optimizer.name not in EMBEDDED_OPTIMIZERS:
+            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built; the embedded trainer has LKF and ADAM")
+
+    def settings_json(self, settings: TrainSettings, seed: int) -> dict[str, Any]:
+        """train.json without data."""
+        return train_json(settings, seed)
 
     def commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
         """``pwact-like train train.json``, through the user's launcher if resource.json names one."""

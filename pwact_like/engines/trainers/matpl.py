@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pwact_like.engines.launcher import own_step
-from pwact_like.engines.protocols import Trainer, TrainReport, TrainRequest
-from pwact_like.engines.trainers.data_files import DATA_JSON, LEARNING_CURVE, TEST, check_curve, check_test, write_data_json
+from pwact_like.engines.protocols import Trainer, TrainRequest
+from pwact_like.engines.trainers.data_files import DATA_JSON, LEARNING_CURVE, TEST, write_data_json
+from pwact_like.engines.trainers.external import LOG, ExternalTrainer
 from pwact_like.engines.trainers.matpl_results import EPOCH_TRAIN, EPOCH_VALID, RECORD
 from pwact_like.engines.trainers.matpl_settings import start_from, train_json
 from pwact_like.engines.trainers.nep_file import check_nep
 from pwact_like.errors import DataError, InputError, Problem
-from pwact_like.fsio import read_json, write_json
-from pwact_like.outcome import Ok, Outcome, Reject, TaskFiles
+from pwact_like.fsio import write_json
+from pwact_like.outcome import TaskFiles
 
 if TYPE_CHECKING:
     from pwact_like.config.train import TrainSettings
 
 TRAIN_JSON = "train.json"
 TEST_INPUT = "matpl_test.json"
-LOG = "train.log"
 COMPRESSED = "cmp_dp_model"
 TORCH_SCRIPT = "torch_script_module.pt"
 NEP_TEXT = "nep5.txt"
 _JOB = "pwact_like.engines.trainers.matpl_job"
 
 
-class MatplTrainer(Trainer):
+class MatplTrainer(ExternalTrainer):
     """What both models share; `of` gives the class of the model that is wanted.
 
     The task's folder is PWact's: train.json, model_record/ with the checkpoint, beside it the file that LAMMPS reads.
@@ -40,6 +40,7 @@ class MatplTrainer(Trainer):
     name: ClassVar[str] = "matpl"
     model_file: ClassVar[str] = TORCH_SCRIPT
     checkpoint: ClassVar[str] = f"{RECORD}/dp_model.ckpt"
+    beside: ClassVar[tuple[str, ...]] = (f"{RECORD}/dp_model.ckpt",)
 
     @classmethod
     def of(cls, settings: TrainSettings) -> Trainer:
@@ -120,34 +121,11 @@ class MatplTrainer(Trainer):
         lines.append(f"test -f {TORCH_SCRIPT} || mv jit_*.pt {TORCH_SCRIPT}")
         return tuple(lines)
 
-    def outcome(self, folder: Path) -> Outcome:
-        """Ok for a whole model, a learning curve that ends in finite numbers, and the test set's errors where one was given."""
-        try:
-            wants_test = "test" in read_json(folder / DATA_JSON)
-            names = [self.model_file, self.checkpoint, LEARNING_CURVE, *([TEST] if wants_test else [])]
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                return Reject(f"{', '.join(missing)} missing in {folder}; see {LOG} and stderr there")
-            self.check_model(folder)
-            check_curve(folder / LEARNING_CURVE)
-            if wants_test:
-                check_test(read_json(folder / TEST), folder / TEST)
-        except DataError as error:
-            return Reject(str(error))
-        return Ok()
-
     def check_model(self, folder: Path) -> None:
         """Insist that torch wrote the checkpoint and the script to their ends (both are zip archives)."""
         for name in (self.checkpoint, self.model_file):
             if not zipfile.is_zipfile(folder / name):
                 raise DataError(f"{folder / name}: not a whole file of torch; see {LOG}")
-
-    def read(self, folder: Path) -> TrainReport:
-        """Model, learning curve, errors on the test set."""
-        if not (folder / self.model_file).is_file():
-            raise DataError(f"{folder / self.model_file} is missing; was the folder cleaned?")
-        curve, test = folder / LEARNING_CURVE, folder / TEST
-        return TrainReport(folder / self.model_file, curve if curve.is_file() else None, read_json(test) if test.is_file() else None)
 
     def taken_over(self, model: Path) -> dict[str, Path]:
         """The model file, and the checkpoint beside it, from which later trainings start.
@@ -169,6 +147,7 @@ class MatplNepTrainer(MatplTrainer):
 
     model_file: ClassVar[str] = NEP_TEXT
     checkpoint: ClassVar[str] = f"{RECORD}/nep_model.ckpt"
+    beside: ClassVar[tuple[str, ...]] = (f"{RECORD}/nep_model.ckpt",)
 
     def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
         """As for DP.

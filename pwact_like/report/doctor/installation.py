@@ -35,9 +35,10 @@ CORE = {
 EXTRAS: Mapping[str, dict[str, str]] = {
     "torch": {"torch": "2.4", "vesin": "0.3", "vesin-torch": "0.3"},
     "xtb": {"tblite": "0.4"},
+    "chgnet": {"chgnet": "0.4", "torch": "2.4"},
     "report": {"matplotlib": "3.8"},
 }
-_WHAT_FOR = {"torch": "the embedded training and MD", "xtb": "labels by GFN-xTB", "report": "figures"}
+_WHAT_FOR = {"torch": "the embedded training and MD", "xtb": "labels by GFN-xTB", "chgnet": "CHGNet", "report": "figures"}
 _VERSION_TIMEOUT_S = 60.0
 
 
