@@ -1,6 +1,6 @@
 """Plays MatPL in tests: takes its commands and inputs, and leaves files of its names and shapes.
 
-What it trains is our embedded Deep Potential, and the "torch script" is that model, so that the embedded MD can explore with it.
+What it trains is our embedded Deep Potential, and the "torch script" is that model, so that `eval` can say what it is worth.
 Nothing of this says how good MatPL is, or that it takes our inputs: it shows that the train stage works with what MatPL leaves.
 """
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Role = Literal["train", "explore", "label"]
 EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
 ADAM_TRAINERS = ("chgnet", "mace", "nep")  # have Adam only; when none is named, it is that
+EMBEDDED_MD_RUNS = ("embedded", "chgnet")  # trainers whose models the embedded MD can run
 MATPL_MODELS = ("DP", "NEP")
 
 
@@ -187,8 +188,21 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
     elif param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
+    _explored_models(add, param)
     _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
     return found
+
+
+def _explored_models(add: Callable[[str, str, str], None], param: RunParam) -> None:
+    """The explorer must be able to run what the trainer leaves."""
+    trainer, explorer = param.train.engine, param.explore.engine
+    known = ENGINES["train"].get(trainer)
+    if known is None or not known.built:
+        return
+    if explorer == "embedded" and trainer not in EMBEDDED_MD_RUNS:
+        add("explore", f"running the models of {known.what} in the embedded MD", "explore with LAMMPS (explore.command in resource.json)")
+    if explorer == "lammps" and trainer == "chgnet":
+        add("explore", "running CHGNet in LAMMPS", 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
 
 
 def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:

@@ -36,7 +36,8 @@ def settings(epochs: int = 30, **optimizer) -> TrainSettings:
     return TrainSettings(engine="mace", atom_type=(29,), optimizer=given, mace=MACE)
 
 
-@pytest.mark.engines
+@pytest.mark.slow  # two minutes: MACE starts and compiles for ten seconds each time
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(
     not BIN, reason="needs program mace_run_train: pip install torch mace-torch in a new environment, its bin folder in PWACT_LIKE_MACE_BIN"
 )
@@ -48,6 +49,13 @@ class TestMaceTrainer(TrainerContract):
 
     def settings(self, epochs=30):
         return settings(epochs)
+
+    def test_equal_seeds_give_equal_models_and_others_do_not(self, tmp_path, data):
+        atoms = copper(1, 9)[0].atoms
+        requests = [replace(self.request(data, epochs=1, seed=seed), test_data=()) for seed in (5, 5, 6)]
+        forces = [self.predict(self.train(tmp_path / str(place), request).model, atoms)[1] for place, request in enumerate(requests)]
+        assert (forces[0] == forces[1]).all()
+        assert abs(forces[0] - forces[2]).max() > 1e-6
 
     def predict(self, model, atoms):
         code = (

@@ -195,3 +195,21 @@ def test_the_section_of_another_engine_is_named(tmp_path):
     assert settings.nep.cutoff == (6.0, 4.0)
     assert any("only the engine chgnet uses this; the training engine is nep" in note for note in notes)
     assert "lambda_e" in " ".join(problems(tmp_path, engine="nep", atom_type="Si", nep={"lambda_e": -1.0}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "explore", "words"),
+    [
+        ("mace", "pwact-like", "running the models of MACE (mace_run_train) in the embedded MD"),
+        ("nep", "pwact-like", "running the models of NEP by torchnep in the embedded MD"),
+        ("chgnet", "lmp", "running CHGNet in LAMMPS"),
+        ("chgnet", "pwact-like", ""),
+    ],
+)
+def test_an_explorer_that_cannot_run_the_models_is_told_before_the_training(tmp_path, engine, explore, words):
+    settings = run_files(tmp_path)
+    settings["train"] = {"engine": engine, "atom_type": ["Si"]}
+    param = write(tmp_path, "param.json", settings)
+    resource = write(tmp_path, "resource.json", {"train": {"command": "mace_run_train"}, "explore": {"command": explore}})
+    notes = [note for note in load_run(param, resource, tmp_path).notes if "explore: running" in note]
+    assert (words in notes[0] if words else not notes) and (not words or "run refuses it" in notes[0])
