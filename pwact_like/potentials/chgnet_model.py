@@ -21,6 +21,7 @@ from torch import Tensor
 from pwact_like.config.elements import symbol
 from pwact_like.errors import DataError, NotAvailableError
 from pwact_like.potentials.committee import CommitteePrediction
+from pwact_like.potentials.device import device_of
 from pwact_like.potentials.modelfile import CHGNET_FORMAT, read_arrays, write_arrays
 from pwact_like.units import GPA_PER_EV_PER_ANG3
 
@@ -143,7 +144,7 @@ class ChgnetCommittee:
     """K CHGNet models, asked one after the other; the interface of `Committee`."""
 
     def __init__(self, models: Sequence[Any], elements: Sequence[int], device: str | None = None) -> None:
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = device_of(device)
         self._models = [model.to(self._device).eval() for model in models]
         self.type_map = tuple(elements)
         self.n_models = len(models)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pwact_like.errors import DataError, InputError, JobError, NotAvailableError, Problem
 from pwact_like.fsio import write_json, write_through
 from pwact_like.potentials.chgnet_model import answer, graph_of, load_chgnet, save_chgnet, shipped_model
+from pwact_like.potentials.device import device_of
 from pwact_like.potentials.evaluation import labelled_frames
 from pwact_like.potentials.learning_curve import LearningCurve
 from pwact_like.potentials.loss import Prefactors, SquaredErrors, learning_rate, prefactors
@@ -76,7 +77,7 @@ def train_chgnet(
         raise NotAvailableError(f"train.optimizer {settings.optimizer.name}: CHGNet is fine-tuned with ADAM; leave it out, or name that")
     folder.mkdir(parents=True, exist_ok=True)
     log = TrainLog(folder / LOG_NAME)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = device_of(device)
     seed = settings.seed or 0
     model = load_chgnet(init_model)[0] if init_model is not None else shipped_model(settings.chgnet.weights)
     train, valid, test = (

@@ -65,7 +65,7 @@ class TestMaceTrainer(TrainerContract):
         )
         place = model.parent / "asked.xyz"
         write_frames(place, [Frame(atoms)])
-        words = [f"{BIN}/python", "-c", code, str(model), str(place), str(place.with_suffix(".npz"))]
+        words = [f"{BIN}/python", "-c", code, str(model.parent / "mace.model"), str(place), str(place.with_suffix(".npz"))]
         subprocess.run(words, check=True, capture_output=True)
         said = np.load(place.with_suffix(".npz"))
         return float(said["energy"]), said["forces"]
@@ -155,6 +155,15 @@ def test_what_is_refused(tmp_path):
     content = json.loads((tmp_path / "task/mace.yaml").read_text())
     assert (content["foundation_model"], content["multiheads_finetuning"]) == ("init_model.model", False)
     assert ("init_model.model", str(tmp_path / "m.model")) in files.links
-    line = MaceTrainer().commands("srun /opt/mace/bin/mace_run_train", request)[2]
+    (tmp_path / "mace.model").write_bytes(b"x")
+    files = MaceTrainer().write(tmp_path / "warm", replace(request, init_model=tmp_path / "mace.model-lammps.pt"))
+    assert ("init_model.model", str(tmp_path / "mace.model")) in files.links
+    taken = MaceTrainer().taken_over(tmp_path / "mace.model-lammps.pt")
+    assert taken == {"mace.model-lammps.pt": tmp_path / "mace.model-lammps.pt", "mace.model": tmp_path / "mace.model"}
+    with pytest.raises(InputError, match="LAMMPS cannot read it"):
+        MaceTrainer().taken_over(tmp_path / "mace.model")
+    lines = MaceTrainer().commands("srun /opt/mace/bin/mace_run_train", request)
+    assert lines[3] == "srun /opt/mace/bin/mace_create_lammps_model mace.model >>train.log"
+    line = lines[2]
     assert line.startswith("srun /opt/mace/bin/mace_eval_configs --configs test.xyz --model mace.model")
     assert isinstance(MaceTrainer().outcome(tmp_path / "task"), Reject)

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 CONFIG = "mace.yaml"
 RUN_JSON = "run.json"
 NAME = "mace"
-MODEL = f"{NAME}.model"
+CHECKPOINT = f"{NAME}.model"
+MODEL = f"{CHECKPOINT}-lammps.pt"  # the name that mace_create_lammps_model gives
 TESTED = "tested.xyz"
 INIT_MODEL = "init_model.model"
-TRAIN, EVALUATE = "mace_run_train", "mace_eval_configs"
+TRAIN, EVALUATE, CONVERT = "mace_run_train", "mace_eval_configs", "mace_create_lammps_model"
 _JOB = "pwact_like.engines.trainers.mace_job"
 
 
 class MaceTrainer(ExternalTrainer):
-    """Leaves mace.model, which MACE's calculator reads, and ``mace_create_lammps_model`` turns into a file for LAMMPS."""
+    """Leaves mace.model, which MACE's calculator reads and trainings go on from, and beside it the file that LAMMPS reads."""
 
     name: ClassVar[str] = "mace"
     model_file: ClassVar[str] = MODEL
+    beside: ClassVar[tuple[str, ...]] = (CHECKPOINT,)
 
     def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
         """Write mace.yaml (JSON, which YAML includes), run.json and data.json.
@@ -53,8 +55,7 @@ class MaceTrainer(ExternalTrainer):
             content["valid_file"] = "valid.xyz"
         start = request.init_model or settings.mace.foundation_model
         if start is not None:
-            if start.suffix != ".model":
-                raise InputError(Problem(str(start), "a model of MACE (.model) is wanted to start from", f"give a {MODEL}"))
+            start = start_of(start)
             links.append((INIT_MODEL, str(start.resolve())))
             content |= {"foundation_model": INIT_MODEL, "multiheads_finetuning": False}
         write_json(folder / CONFIG, content)
@@ -64,7 +65,7 @@ class MaceTrainer(ExternalTrainer):
         return TaskFiles(
             inputs=(CONFIG, RUN_JSON, DATA_JSON),
             links=tuple(links),
-            outputs=(MODEL, LEARNING_CURVE, *((TEST,) if request.test_data else ())),
+            outputs=(MODEL, CHECKPOINT, LEARNING_CURVE, *((TEST,) if request.test_data else ())),
             optional_outputs=(LOG,),
         )
 
@@ -82,16 +83,48 @@ class MaceTrainer(ExternalTrainer):
         lines = [own_step(_JOB, "prepare"), f"{program} --config {CONFIG} >>{LOG}"]
         if request.test_data:
             mace = request.settings.mace
-            options = f"--configs test.xyz --model {MODEL} --output {TESTED} --info_prefix MACE_ --compute_stress"
+            options = f"--configs test.xyz --model {CHECKPOINT} --output {TESTED} --info_prefix MACE_ --compute_stress"
             lines.append(
                 f"{program.replace(TRAIN, EVALUATE)} {options} --device {mace.device} --default_dtype {mace.default_dtype} >>{LOG}"
             )
+        lines.append(f"{program.replace(TRAIN, CONVERT)} {CHECKPOINT} >>{LOG}")
         return (*lines, own_step(_JOB, "finish"))
 
+    def taken_over(self, model: Path) -> dict[str, Path]:
+        """LAMMPS's file, and the model beside it from which later trainings start.
+
+        Raises
+        ------
+        InputError
+            For a model as MACE saves it: LAMMPS cannot read it.
+        """
+        if model.suffix == ".model":
+            raise InputError(Problem(str(model), "LAMMPS cannot read it", f"give what {CONVERT} makes of it, in the same folder"))
+        before = model.parent / CHECKPOINT
+        return {MODEL: model} | ({CHECKPOINT: before} if before.is_file() else {})
+
     def check_model(self, folder: Path) -> None:
-        """Insist that torch wrote the model to its end (a zip archive)."""
-        if not zipfile.is_zipfile(folder / MODEL):
-            raise DataError(f"{folder / MODEL}: not a whole file of torch; see {LOG}")
+        """Insist that torch wrote both files to their ends (they are zip archives)."""
+        for name in (CHECKPOINT, MODEL):
+            if not zipfile.is_zipfile(folder / name):
+                raise DataError(f"{folder / name}: not a whole file of torch; see {LOG}")
+
+
+def start_of(model: Path) -> Path:
+    """What MACE can train on from: a .model itself, or the one beside LAMMPS's file.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    if model.suffix == ".model":
+        return model
+    if (model.parent / CHECKPOINT).is_file():
+        return model.parent / CHECKPOINT
+    raise InputError(
+        Problem(str(model), f"MACE cannot train on from it: no {CHECKPOINT} beside it", "give a .model, or set use_pre_model to false")
+    )
 
 
 def mace_config(settings: TrainSettings, seed: int) -> dict[str, Any]:
