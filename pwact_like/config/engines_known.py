@@ -201,8 +201,6 @@ def _explored_models(add: Callable[[str, str, str], None], param: RunParam) -> N
         return
     if explorer == "embedded" and trainer not in EMBEDDED_MD_RUNS:
         add("explore", f"running the models of {known.what} in the embedded MD", "explore with LAMMPS (explore.command in resource.json)")
-    if explorer == "lammps" and trainer == "chgnet":
-        add("explore", "running CHGNet in LAMMPS", 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
 
 
 def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:

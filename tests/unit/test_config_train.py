@@ -220,7 +220,6 @@ def test_the_section_of_another_engine_is_named(tmp_path):
     [
         ("mace", "pwact-like", "running the models of MACE (mace_run_train) in the embedded MD"),
         ("nep", "pwact-like", "running the models of NEP by torchnep in the embedded MD"),
-        ("chgnet", "lmp", "running CHGNet in LAMMPS"),
         ("chgnet", "pwact-like", ""),
     ],
 )

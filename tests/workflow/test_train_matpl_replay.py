@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import micro
 import pytest
 from jobs_support import campaign
-from support import ROOT
+from support import ROOT, require_shared
 
 from pwact_like.config.common import DataPath
 from pwact_like.config.read_train import read_train
@@ -99,3 +100,19 @@ def test_results_are_what_eval_says_of_the_same_models(finished):
     with model.with_name("lcurve.csv").open(newline="") as stream:
         curve = list(csv.DictReader(stream))
     assert tuple(curve[0]) == CURVE_COLUMNS and [row["epoch"] for row in curve] == ["1", "2", "3"]
+
+
+def test_pwact_s_own_example_is_rendered_by_a_dry_run(tmp_path):
+    shutil.copytree(require_shared("pwact-inputs"), tmp_path / "inputs")
+    folder = tmp_path / "inputs/auag_pwmat/run_iter_lmps"
+    micro.edit(folder / "resource.json", lambda content: content.update(scheduler="local"))
+    done = micro.pwact_like(folder, "run", "param.json", "resource.json", "--work-dir", ".", "--dry-run", timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    contents = [json.loads((member(folder, 0, number) / "train.json").read_text()) for number in range(4)]
+    assert len({content["seed"] for content in contents}) == 4
+    assert {(content["model_type"], tuple(content["atom_type"]), content["optimizer"]["optimizer"]) for content in contents} == {
+        ("NEP", (47, 79), "LKF")
+    }
+    (script, *_) = [path.read_text() for path in folder.rglob("job.sh")]
+    lines = script.splitlines()
+    assert "source /share/app/MATPL/MatPL-2025.3/env.sh" in lines and "MatPL train train.json >>train.log" in lines
