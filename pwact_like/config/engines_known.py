@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Role = Literal["train", "explore", "label"]
 EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
 DEEPMD_OPTIMIZERS = {"tensorflow": ("ADAM",), "pytorch": ("ADAM", "LKF")}
+ADAM_TRAINERS = ("chgnet", "mace", "nep")  # have Adam only; when none is named, it is that
+EMBEDDED_MD_RUNS = ("embedded", "chgnet")  # trainers whose models the embedded MD can run
+MATPL_MODELS = ("DP", "NEP")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         engine.name: engine
         for engine in (
             KnownEngine("embedded", "the embedded trainer (pwact-like train)", built=True, needs_command=False),
-            KnownEngine("matpl", "MatPL", built=False),
+            KnownEngine("matpl", "MatPL", built=True, compresses=True),
+            KnownEngine("chgnet", "CHGNet, fine-tuned (pwact-like train)", built=True, needs_command=False),
+            KnownEngine("mace", "MACE (mace_run_train)", built=True),
+            KnownEngine("nep", "NEP by torchnep", built=True),
             KnownEngine("deepmd", "DeePMD-kit (dp)", built=True, needs_command=False, compresses=True),
         )
     },
@@ -98,7 +104,7 @@ ENGINE_ALIASES: dict[Role, dict[str, str]] = {
 
 # name of a program → engine
 _PROGRAMS: dict[Role, tuple[tuple[str, str], ...]] = {
-    "train": ((r"matpl|pwmlff", "matpl"), (r"dp", "deepmd"), (r"pwact[-_]like|pwact", "embedded")),
+    "train": ((r"matpl|pwmlff", "matpl"), (r"dp", "deepmd"), (r"mace_run_train", "mace"), (r"pwact[-_]like|pwact", "embedded")),
     "explore": ((r"lmp([-_.].*)?|lammps.*", "lammps"), (r"pwact[-_]like|pwact", "embedded")),
     "label": (),
 }
@@ -185,6 +191,10 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
     elif param.train.engine == "deepmd":
         _deepmd(add, param.train)
+    elif param.train.engine == "matpl" and param.train.model_type not in MATPL_MODELS:
+        add("train.model_type", f"{param.train.model_type} by MatPL", "use DP or NEP")
+    elif param.train.engine in ADAM_TRAINERS and trainer is not None and param.train.optimizer.name != "ADAM":
+        add("train.optimizer.optimizer", f"{param.train.optimizer.name} by {trainer.what}", "use ADAM, or name none")
     if param.strategy.direct:
         add("strategy.direct", "DIRECT selection", "set it to false")
     if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
@@ -192,10 +202,9 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
     explorer = engine_info("explore", param.explore.engine)
     if explorer is not None and not explorer.built:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
-    elif param.explore.engine == "embedded" and param.train.engine == "deepmd":
-        add("explore", "the embedded MD with models of DeePMD-kit", 'use LAMMPS: "command": "lmp" in resource.json\'s explore section')
     elif param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
+    _explored_models(add, param)
     _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
     return found
 
@@ -215,6 +224,16 @@ def _deepmd(add: Callable[[str, str, str], None], train: TrainSettings) -> None:
             "weight decay in DeePMD-kit's Adam",
             "leave it out, or give an input of your own: train.deepmd.input",
         )
+
+
+def _explored_models(add: Callable[[str, str, str], None], param: RunParam) -> None:
+    """The explorer must be able to run what the trainer leaves."""
+    trainer, explorer = param.train.engine, param.explore.engine
+    known = ENGINES["train"].get(trainer)
+    if known is None or not known.built:
+        return
+    if explorer == "embedded" and trainer not in EMBEDDED_MD_RUNS:
+        add("explore", f"running the models of {known.what} in the embedded MD", "explore with LAMMPS (explore.command in resource.json)")
 
 
 def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:

@@ -6,15 +6,27 @@ from typing import Any
 
 from pwact_like.config.base import Settings
 from pwact_like.config.deepmd_input import deepmd_input_problems
-from pwact_like.config.engines_known import canonical, unknown_engine_cure
+from pwact_like.config.engines_known import ADAM_TRAINERS, canonical, unknown_engine_cure
 from pwact_like.config.matpl_keys import ADAM_ONLY, KALMAN_ONLY
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.sections import listed, model_keys, read_data_paths
 from pwact_like.config.source import Pairs, Table, plain, read_json_file
-from pwact_like.config.train import DeepmdSettings, Descriptor, Fitting, LabelledBefore, Optimizer, TrainSettings, UncertaintySettings
+from pwact_like.config.train import (
+    ChgnetSettings,
+    DeepmdSettings,
+    Descriptor,
+    Fitting,
+    LabelledBefore,
+    MaceSettings,
+    NepSettings,
+    Optimizer,
+    TrainSettings,
+    UncertaintySettings,
+)
 from pwact_like.errors import InputError
 
 _OWN = model_keys(TrainSettings)
+_ENGINES_OWN: dict[str, type[Settings]] = {"chgnet": ChgnetSettings, "nep": NepSettings, "mace": MaceSettings}
 _DATA = ("train_data", "valid_data", "test_data")
 
 
@@ -33,7 +45,7 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
     table = _with_input_file(reader, table)
     engine = read_engine_key(reader, table, engine)
     # MatPL hands its own keys on, so they have an effect there
-    quiet = engine not in ("embedded", "deepmd", "")
+    quiet = engine not in ("embedded", "deepmd", "", *ADAM_TRAINERS)
     given: dict[str, Any] = {
         "engine": engine or "embedded",
         "raw": {path.rpartition(".")[2]: plain(value) for path, value in table.entries.values()},
@@ -58,7 +70,7 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
         extra: dict[str, Any] = {}
         if kind is Optimizer:
             extra["explicit"] = any(merged.get(alias) is not None for alias in ("optimizer", "opt_name", "name"))
-            if engine == "deepmd" and not extra["explicit"]:
+            if engine in ("deepmd", *ADAM_TRAINERS) and not extra["explicit"]:
                 extra["name"] = "ADAM"
         built = reader.build(kind, merged, given=extra, train_rule=True)
         if built is None:
@@ -104,6 +116,18 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
             failed.add("uncertainty")
         else:
             given["uncertainty"] = uncertainty
+    if engine in ADAM_TRAINERS:
+        idle = sorted(name for part in ("descriptor", "fitting") if part in given for name in given[part].model_fields_set)
+        if idle:
+            reader.note(table.path or "train", f"{', '.join(idle)}: the engine {engine} has a model of its own, so they change nothing")
+    for key, kind in _ENGINES_OWN.items():
+        if table.get(key) is not None:
+            handled.add(key)
+            section = _own(reader, table, key, kind, engine)
+            if section is None:
+                failed.add(key)
+            else:
+                given[key] = section
     settings = reader.build(TrainSettings, table, given=given, failed=failed, handled=handled, train_rule=True)
     if quiet:
         del reader.notes[notes_before:]
@@ -141,6 +165,26 @@ def _idle_beside_input(reader: Reader, table: Table, given: dict[str, Any]) -> N
         idle.append("optimizer")
     if idle:
         reader.note(table.where("deepmd"), f"its input gives the model, the loss and the learning rate: {', '.join(idle)} have no effect")
+
+
+def _own(reader: Reader, table: Table, key: str, kind: type[Settings], engine: str) -> Settings | None:
+    """The section of one engine's own settings."""
+    inner = reader.table(table.get(key), table.where(key))
+    if inner is not None and engine not in (key, ""):
+        reader.note(table.where(key), f"only the engine {key} uses this; the training engine is {engine}")
+    if inner is None:
+        return None
+    given: dict[str, Any] = {}
+    failed = set()
+    if inner.get("foundation_model") is not None:
+        model = reader.path(inner.get("foundation_model"), inner.where("foundation_model"), what="model")
+        if model is None:
+            failed.add("foundation_model")
+        else:
+            given["foundation_model"] = model
+    if isinstance(inner.get("keywords"), Pairs):
+        given["keywords"] = plain(inner.get("keywords"))
+    return reader.build(kind, inner, given=given, failed=failed)
 
 
 def _uncertainty(reader: Reader, value: Any, path: str) -> UncertaintySettings | None:
@@ -247,7 +291,7 @@ def _merge(reader: Reader, places: list[tuple[Table, str, set[str]]]) -> tuple[T
 def _optimizer_notes(reader: Reader, optimizer: Optimizer, table: Table, engine: str) -> None:
     if engine == "deepmd" and not optimizer.explicit:
         reader.note(table.path, "no optimizer is named: Adam is used, DeePMD-kit's own")
-    if engine not in ("embedded", "deepmd"):
+    if engine not in ("embedded", "deepmd", *ADAM_TRAINERS):
         return
     if engine == "embedded" and not optimizer.explicit:
         reader.note(table.path, "no optimizer is named: the Kalman filter LKF is used, as in PWact")

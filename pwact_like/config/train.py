@@ -16,6 +16,7 @@ from pwact_like.config.base import (
     PositiveFloat,
     PositiveInt,
     Settings,
+    Strings,
     as_tuple,
 )
 from pwact_like.config.common import DataPath
@@ -227,6 +228,55 @@ class DeepmdSettings(Settings):
         return value.strip().lower() if isinstance(value, str) else value
 
 
+class ChgnetSettings(Settings):
+    """What only the engine chgnet knows."""
+
+    weights: Literal["0.3.0", "0.2.0", "r2scan"] = Field(default="0.3.0", description="Shipped weights to start from.")
+    spread: NonNegativeFloat = Field(
+        default=0.003,
+        description="At the start every weight is moved at random by this share of its array's spread, else the members of a "
+        "committee would hardly differ; 0: not at all.",
+    )
+
+
+class NepSettings(Settings):
+    """What only the engine nep (torchnep) knows: the potential, in the words of nep.in."""
+
+    cutoff: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = Field(
+        default=(8.0, 4.0), description="Radial and angular cutoff in Å (or two for each element)."
+    )
+    n_max: Counts = Field(default=(4, 4), description="Highest radial and angular expansion order.")
+    basis_size: Counts = Field(default=(8, 8), description="Radial and angular basis functions.")
+    l_max: Annotated[tuple[Int, ...], BeforeValidator(as_tuple)] = Field(
+        default=(4, 2, 0), description="Angular orders of three-, four- and five-body terms."
+    )
+    neuron: PositiveInt = Field(default=30, description="Width of the hidden layer.")
+    zbl: PositiveFloat | None = Field(default=None, description="Outer cutoff of the ZBL repulsion in Å; left out: none.")
+    lambda_e: NonNegativeFloat = Field(default=0.01, description="Weight of the energy (with train_energy).")
+    lambda_f: NonNegativeFloat = Field(default=1.0, description="Weight of the forces (with train_force).")
+    lambda_v: NonNegativeFloat = Field(default=0.01, description="Weight of the virial (with train_virial).")
+    precision: Literal["float32", "float64"] = Field(default="float32", description="Of the training.")
+    lines: Strings = Field(default=(), description="More lines for nep.in, as they are.")
+
+
+class MaceSettings(Settings):
+    """What only the engine mace knows: options of mace_run_train."""
+
+    foundation_model: Path | None = Field(default=None, description="A MACE model to fine-tune (.model); left out: from scratch.")
+    r_max: PositiveFloat = Field(default=5.0, description="Cutoff in Å.")
+    num_channels: PositiveInt = Field(default=64, description="Channels.")
+    max_l: Int = Field(default=1, ge=0, description="Highest order of the messages (MACE's max_L).")
+    num_interactions: PositiveInt = Field(default=2, description="Layers.")
+    correlation: PositiveInt = Field(default=3, description="Body order of a layer, less one.")
+    e0s: str = Field(default="average", description="Energies of the elements: average (fitted to the data) or a dictionary in quotes.")
+    energy_weight: NonNegativeFloat = Field(default=1.0, description="Weight of the energy (with train_energy).")
+    forces_weight: NonNegativeFloat = Field(default=100.0, description="Weight of the forces (with train_force).")
+    stress_weight: NonNegativeFloat = Field(default=1.0, description="Weight of the stress (with train_virial).")
+    default_dtype: Literal["float32", "float64"] = Field(default="float64", description="Precision.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where it is trained.")
+    keywords: dict[str, Any] = Field(default_factory=dict, description="More options of mace_run_train, as they are.")
+
+
 class TrainSettings(Settings):
     """The ``train`` section of param.json, and TRAIN.json of ``pwact-like train``."""
 
@@ -238,12 +288,15 @@ class TrainSettings(Settings):
     atom_type: Elements = Field(description="Elements of the model: atomic numbers or symbols, one or a list.")
     engine: str = Field(
         default="embedded",
-        description="Training engine: embedded, matpl, deepmd, …; follows from the command of resource.json when left out.",
+        description="Training engine: embedded, chgnet, nep, mace, matpl, …; follows from the command of resource.json when left out.",
     )
     descriptor: Descriptor = Field(default_factory=Descriptor, description="Descriptor; inside `model`, as in MatPL, or at this level.")
     fitting: Fitting = Field(default_factory=Fitting, description="Fitting network; inside `model`, as in MatPL, or at this level.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: the Kalman filter LKF.")
     deepmd: DeepmdSettings = Field(default_factory=DeepmdSettings, description="What only the engine deepmd knows.")
+    mace: MaceSettings = Field(default_factory=MaceSettings, description="What only the engine mace knows.")
+    nep: NepSettings = Field(default_factory=NepSettings, description="What only the engine nep knows.")
+    chgnet: ChgnetSettings = Field(default_factory=ChgnetSettings, description="What only the engine chgnet knows.")
     seed: Int | None = Field(
         default=None, description="Seed of a stand-alone training; in a campaign every member's seed follows from the campaign's seed."
     )

@@ -30,8 +30,12 @@ LABELERS: Mapping[str, tuple[str, str]] = {
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
 TRAINERS: Mapping[str, tuple[str, str]] = {
+    "chgnet": (f"{_PACKAGE}.trainers.chgnet", "ChgnetTrainer"),
     "deepmd": (f"{_PACKAGE}.trainers.deepmd", "DeepmdTrainer"),
     "embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer"),
+    "mace": (f"{_PACKAGE}.trainers.mace", "MaceTrainer"),
+    "matpl": (f"{_PACKAGE}.trainers.matpl", "MatplTrainer"),
+    "nep": (f"{_PACKAGE}.trainers.nep", "NepTrainer"),
 }
 EXPLORERS: Mapping[str, tuple[str, str]] = {
     "embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer"),
@@ -41,13 +45,14 @@ EXPLORERS: Mapping[str, tuple[str, str]] = {
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
     "labeler": frozenset({"bigmodel"}),
-    "trainer": frozenset({"matpl"}),
+    "trainer": frozenset(),
     "explorer": frozenset(),
 }
 # engine → (package that it imports, how to get it)
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("labeler", "xtb"): ("tblite", "pip install 'pwact-like[xtb]'"),
     ("trainer", "embedded"): ("torch", "pip install 'pwact-like[torch]'"),
+    ("trainer", "chgnet"): ("chgnet", "pip install 'pwact-like[torch,chgnet]'"),
     ("explorer", "embedded"): ("torch", "pip install 'pwact-like[torch]'"),
 }
 _SECTION = {"labeler": "DFT (dft_style)", "trainer": "train", "explorer": "explore"}

@@ -66,13 +66,14 @@ class TrainResult:
     seconds_per_step: float
 
 
-class _Log:
+class TrainLog:
     """train.log: lines with the time of day."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __call__(self, text: str) -> None:
+        """Add a line."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -121,7 +122,7 @@ def train(
     refuse_unbuilt(settings)
     where = device_of(device)
     folder.mkdir(parents=True, exist_ok=True)
-    log = _Log(folder / LOG_NAME)
+    log = TrainLog(folder / LOG_NAME)
     seed = settings.seed or 0
 
     start = find_start(settings, init_model)
@@ -173,7 +174,7 @@ def train(
     return replace(result, valid=valid, test=test)
 
 
-def _remove_stale(folder: Path, kept: set[str], log: _Log) -> None:
+def _remove_stale(folder: Path, kept: set[str], log: TrainLog) -> None:
     """Remove what an earlier training in this folder has left beside its model: it would speak of the new one.
 
     What goes is written to the folder's ledger first. Just before the model itself is replaced: until then it belongs to what lies there.
@@ -212,7 +213,7 @@ class _Run:
         stepper: Stepper,
         training: TrainingSet,
         validation: TrainingSet | None,
-        log: _Log,
+        log: TrainLog,
         checkpoint_interval_s: float,
     ) -> None:
         self._optimizer_settings = settings.optimizer
@@ -293,7 +294,7 @@ class _Run:
 
 
 def _log_beginning(
-    log: _Log,
+    log: TrainLog,
     settings: TrainSettings,
     model: DeepPotential,
     train_frames: Sequence[TrainingFrame],

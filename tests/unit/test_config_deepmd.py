@@ -46,7 +46,7 @@ def test_what_a_route_does_not_have_is_noted(tmp_path):
     assert not notes(load(tmp_path, {"optimizer": "LKF", "deepmd": {"backend": "PyTorch"}}), "LKF")
     assert notes(load(tmp_path, {"optimizer": {"optimizer": "ADAM", "weight_decay": 0.1}}), "weight decay")
     assert notes(load(tmp_path, {"model_type": "NEP"}), "NEP by DeePMD-kit")
-    assert notes(load(tmp_path, explore="pwact-like"), "the embedded MD with models of DeePMD-kit")
+    assert notes(load(tmp_path, explore="pwact-like"), "running the models of DeePMD-kit (dp) in the embedded MD")
     assert notes(load(tmp_path, {"optimizer": {"optimizer": "ADAM", "block_size": 3}}), "ADAM does not use block_size")
 
 
