@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
-EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "matplotlib": "report"}
+EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "chgnet": "chgnet", "sevenn": "sevennet", "matplotlib": "report"}
 
 
 def build_parser() -> argparse.ArgumentParser:

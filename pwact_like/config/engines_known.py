@@ -67,7 +67,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
             KnownEngine("cp2k", "CP2K", built=True, needs_command=False),
             KnownEngine("pwmat", "PWmat", built=False),
             KnownEngine("vasp", "VASP", built=False),
-            KnownEngine("bigmodel", "a large model behind a user's script", built=False),
+            KnownEngine("bigmodel", "a big model by name, or behind a user's script", built=True, needs_command=False),
         )
     },
 }

@@ -275,10 +275,11 @@ def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) ->
     for key, (place, _) in table.entries.items():
         if key not in label_keys | entry_keys | taken and engine:
             reader.unknown(LabelSettings, place, key, label_keys | entry_keys | stage_names(engine, "scf"), train_rule=False)
-    if engine == "bigmodel" and table.get("bigmodel_script") is None and table.get("input") is None:
-        reader.problem(table.where("bigmodel_script"), "this key is required: the script that labels structures with the large model")
+    if engine == "bigmodel" and table.get("bigmodel_script") is None and "model" not in options and table.get("input") is None:
+        cure = 'give "model", e.g. "chgnet"; or "bigmodel_script", a script that reads select.xyz and leaves train.xyz'
+        reader.problem(table.where("model"), "the big model is not named", cure)
     labelling = read_labelling(reader, table, source, style=style, engine=engine, options=options)
-    required = bool(engine) and not inline and engine != "bigmodel"
+    required = bool(engine) and not inline
     entry = stage_from_table(reader, table.only(entry_keys), options={}, taken=(), required=required)
     if entry is not None:
         check_stage_input(reader, table.where("input"), engine, "scf", entry, labelling)

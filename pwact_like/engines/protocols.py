@@ -15,7 +15,7 @@ from pwact_like.errors import NotAvailableError
 from pwact_like.outcome import Outcome, TaskFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ase import Atoms
 
@@ -67,6 +67,25 @@ class Labeler(ABC):
     @abstractmethod
     def read(self, folder: Path, kind: LabelKind) -> list[Frame]:
         """Read labelled frames: one for scf; for relax the converged structure only; for aimd one a step."""
+
+    def frames_a_task(self, entry: StageInput) -> int:
+        """How many single points one task should do; more than 1 where loading a model takes longer than a label.
+
+        Then the three methods below take the place of `write`, `outcome` and `read` in the labelling of a campaign.
+        """
+        return 1
+
+    def write_batch(self, folder: Path, requests: Sequence[LabelRequest]) -> TaskFiles:
+        """Write the inputs of several single points with one and the same entry; `commands` of the first one runs them."""
+        raise NotAvailableError(f"{self.name} labels one structure a task")
+
+    def batch_outcome(self, folder: Path) -> Outcome:
+        """Judge an attempt's folder; Ok when there is a label or a reason for every structure, and one label at least."""
+        raise NotAvailableError(f"{self.name} labels one structure a task")
+
+    def read_batch(self, folder: Path) -> list[Frame | str]:
+        """One a structure, in the order asked: its labelled frame, or why there is none."""
+        raise NotAvailableError(f"{self.name} labels one structure a task")
 
     @abstractmethod
     def level_of_theory(self, entry: StageInput) -> str:

@@ -22,6 +22,7 @@ ENTRY_POINTS = "pwact_like.engines"
 _PACKAGE = "pwact_like.engines"
 LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
+    "bigmodel": (f"{_PACKAGE}.labelers.bigmodel", "bigmodel_labeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
@@ -30,7 +31,7 @@ EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"pwmat", "vasp", "dftb", "bigmodel", "qe"}),
+    "labeler": frozenset({"pwmat", "vasp", "dftb", "qe"}),
     "trainer": frozenset({"matpl", "deepmd"}),
     "explorer": frozenset({"lammps"}),
 }
