@@ -98,6 +98,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "md": ("pwact-like md iter.0003/00.train/train.*/model.pt -s POSCAR --temp 600 --nsteps 5000 -o run600", ""),
     "label": ("pwact-like label POSCAR --engine xtb -o label.xyz", ""),
+    "choose": (
+        "pwact-like choose md.xyz more.xyz -n 50 --method fps --known train.xyz -o select.xyz",
+        "Within a campaign: `strategy.choice`. What each method does, and what it was found to be good for: [choice](../choice.md).",
+    ),
 }
 
 

@@ -34,10 +34,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kpu": ("pwact_like.cli.kpu", "uncertainty of a model along trajectories, in PWact's format"),
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
+    "choose": ("pwact_like.cli.choose", "choose frames that differ from each other out of trajectories"),
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
-EXTRAS = {"torch": "torch", "vesin": "torch", "vesin_torch": "torch", "tblite": "xtb", "chgnet": "chgnet", "sevenn": "sevennet", "matplotlib": "report"}
+EXTRAS = {
+    "torch": "torch",
+    "vesin": "torch",
+    "vesin_torch": "torch",
+    "tblite": "xtb",
+    "chgnet": "chgnet",
+    "sevenn": "sevennet",
+    "matplotlib": "report",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -166,8 +166,12 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
-    if param.strategy.direct:
-        add("strategy.direct", "DIRECT selection", "set it to false")
+    if (
+        param.strategy.chosen_by in ("direct", "fps", "entropy")
+        and param.strategy.choice_descriptor == "model"
+        and param.train.engine != "embedded"
+    ):
+        add("strategy.choice_descriptor", f"the descriptors of a model of {param.train.engine}", "use soap")
     if param.strategy.compress:
         add("strategy.compress", "compression", "set it to false")
     explorer = engine_info("explore", param.explore.engine)

@@ -117,7 +117,24 @@ def _strategy(reader: Reader, table: Table) -> Strategy | None:
     strategy = reader.build(Strategy, table, given=given, failed=failed)
     if strategy is not None:
         _level_notes(reader, table, strategy)
+        _choice_notes(reader, table, strategy)
     return strategy
+
+
+def _choice_notes(reader: Reader, table: Table, strategy: Strategy) -> None:
+    """Keys of a choice that is not asked for."""
+    how = strategy.chosen_by
+    if strategy.direct_script is not None and how != "script":
+        reader.note(table.where("direct_script"), "without effect: direct is false")
+    idle = ("choice_descriptor", "choice_num") if how == "random" else ("choice_descriptor",) if how == "script" else ()
+    for key in idle:
+        if table.get(key) is not None:
+            why = "candidates are drawn at random (choice, direct)" if how == "random" else "direct_script chooses"
+            reader.note(table.where(key), f"without effect: {why}")
+    if how == "script" and strategy.choice_num is not None:
+        reader.note(
+            table.where("choice_num"), "the script itself says how many it chooses; no more than max_select allows are offered to it"
+        )
 
 
 def _level_notes(reader: Reader, table: Table, strategy: Strategy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-_VERBS = frozenset({"train", "eval", "md", "label"})
+_VERBS = frozenset({"train", "eval", "md", "label", "choose"})
 
 
 def own_command(command: str, verb: str) -> str:

@@ -269,6 +269,50 @@ class Trajectory:
     ended: str
 
 
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """What frames are chosen from, and how many at most.
+
+    ``groups`` and ``quotas``: the group of each frame, and how many may be chosen of each group. ``known`` is what the models were
+    trained on, ``model`` one of them.
+    """
+
+    frames: Sequence[Frame]
+    count: int
+    groups: tuple[int, ...]
+    quotas: tuple[int, ...]
+    known: tuple[DataPath, ...] = ()
+    model: Path | None = None
+
+
+class Chooser(ABC):
+    """A program that chooses among frames those that are worth a label."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def write(self, folder: Path, request: ChoiceRequest) -> TaskFiles:
+        """Write the frames and every other input into ``folder``."""
+
+    @abstractmethod
+    def commands(self, command: str) -> tuple[str, ...]:
+        """Shell lines, from the user's command ("" means this engine's default)."""
+
+    @abstractmethod
+    def outcome(self, folder: Path) -> Outcome:
+        """Judge an attempt's folder."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> list[int]:
+        """Numbers of the chosen frames, counted from 0 in the order of the request, each once.
+
+        Raises
+        ------
+        DataError
+            When they cannot be read, or there is no such frame.
+        """
+
+
 class Explorer(ABC):
     """A program that runs molecular dynamics and leaves one trajectory file and one deviation table a run."""
 
