@@ -152,9 +152,6 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
         if labelled:
             _label_engine(add, "dft_style", param.labelling.engine)
-        for name in ("bigmodel", "direct"):
-            if any(getattr(system, name) for system in param.sys_configs):
-                add(f"sys_configs.{name}", "MD with a big model" if name == "bigmodel" else "DIRECT selection", "leave it out; use aimd")
         return found
     trainer = engine_info("train", param.train.engine)
     if trainer is not None and not trainer.built:

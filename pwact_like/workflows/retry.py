@@ -27,7 +27,7 @@ _RUN_STAGES = {"00.train": ("train", "00.train"), "01.explore": ("explore", "01.
 
 BULK_CURE = (
     f"to make a stage of init_bulk anew: end its master, move {WORK_FOLDER}/STAGE, the stages after it "
-    f"(relax, structures, aimd, scf) and {COLLECTION_FOLDER} out of the folder, and start init_bulk again"
+    f"(relax, structures, aimd, bigmodel, direct, scf) and {COLLECTION_FOLDER} out of the folder, and start init_bulk again"
 )
 
 

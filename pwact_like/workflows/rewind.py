@@ -39,7 +39,7 @@ from pwact_like.workflows.start import refuse_foreign
 
 ASIDE_FOLDER = "rewound"
 RECORDS = ("al.record", "iter_select.txt")
-BULK_STAGES = ("relax", "structures", "aimd", "scf", "collection")
+BULK_STAGES = ("relax", "structures", "aimd", "bigmodel", "direct", "scf", "collection")
 
 # what shows that a stage was begun, and what is moved to undo it and the later ones of its iteration, the latest first
 _BEGUN = {

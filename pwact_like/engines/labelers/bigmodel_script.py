@@ -128,8 +128,13 @@ class ScriptLabeler(Labeler):
 
     def level_of_theory(self, entry: StageInput) -> str:
         """E.g. ``bigmodel-label-1a2b3c4d``: the script's name and the hash of its text (what it loads is not known here)."""
-        stem = re.sub(r"[^A-Za-z0-9_.-]", "_", self._script.stem)
-        return f"bigmodel-{stem}-{short_hash(sha256_file(self._script))}"
+        return script_theory(self._script)
+
+
+def script_theory(script: Path) -> str:
+    """Level of theory of what a script computes: its name and the hash of its text."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", script.stem)
+    return f"bigmodel-{stem}-{short_hash(sha256_file(script))}"
 
 
 def _labelled(frame: Frame, script: str) -> Frame | str:
