@@ -100,8 +100,9 @@ def test_a_model_by_name_and_the_embedded_choice(tmp_path):
 def test_what_the_big_model_lacks_is_said_before_anything_runs(tmp_path):
     systems = [{"config": "Cu.xyz", "bigmodel": True}]
     bulk_micro.write_inputs(tmp_path, systems, bigmodel_input={"model": "chgpt", "nsteps": 10})
-    done = micro.pwact_like(tmp_path, *RUN)
-    assert done.returncode == 2 and "temperature_k is missing" in done.stderr
+    for command in (RUN, ("check", *RUN[1:])):
+        done = micro.pwact_like(tmp_path, *command)
+        assert done.returncode == 2 and "temperature_k is missing" in done.stderr
     micro.edit(tmp_path / "init_param.json", lambda content: content["bigmodel_input"].update(temperature_k=300))
     done = micro.pwact_like(tmp_path, *RUN)
     assert done.returncode == 2 and "'chgpt' is no big model" in done.stderr
