@@ -97,6 +97,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "See [Which uncertainty should I use](../uncertainty.md).",
     ),
     "md": ("pwact-like md iter.0003/00.train/train.*/model.pt -s POSCAR --temp 600 --nsteps 5000 -o run600", ""),
+    "lammps": (
+        "cd iter.0000/01.explore/md/md.000.sys.000/md.000.sys.000.t.000/.attempt/1 && pwact-like lammps end",
+        "A campaign's job scripts call it; [LAMMPS](../engines/lammps.md) tells what is run, and what param.json says about it.",
+    ),
     "label": ("pwact-like label POSCAR --engine xtb -o label.xyz", ""),
     "choose": (
         "pwact-like choose md.xyz more.xyz -n 50 --method fps --known train.xyz -o select.xyz",

@@ -12,7 +12,7 @@ from typing import Any
 
 from pwact_like import __version__
 from pwact_like.crashpoints import reach
-from pwact_like.errors import DataError
+from pwact_like.errors import DataError, Problem
 from pwact_like.seeds import sha256_file
 
 MANIFEST_NAME = "manifest.json"
@@ -89,6 +89,31 @@ def write_through(path: Path, writer: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def writing_problems(path: Path, option: str, *, folder: bool = False) -> list[Problem]:
+    """Look, before hours of work, whether a file (or ``folder``) can be written: folders that are missing are made by whoever writes.
+
+    Returns
+    -------
+    list of Problem
+        Empty when nothing stands in the way; ``option`` names the place for the user.
+    """
+    if folder:
+        if path.exists() and not path.is_dir():
+            return [Problem(option, f"{path} is a file, and a folder is wanted", "give another name, or move it away")]
+        place = path
+    elif not path.name or path.is_dir():
+        return [Problem(option, f"{path} is a folder, and a file is to be written", "give the name of a file")]
+    else:
+        place = path.parent
+    while not place.exists() and place.parent != place:
+        place = place.parent
+    if not place.is_dir():
+        return [Problem(option, f"{path} cannot be written: {place} is no folder", "give another place")]
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [Problem(option, f"{path} cannot be written: there is no permission to write in {place}", "give another place")]
+    return []
 
 
 def safe_join(root: Path, *parts: str) -> Path:

@@ -46,7 +46,11 @@ class TaskFiles:
     optional_outputs
         Names or glob patterns that are kept too when they exist.
     carry
-        Checkpoint files that the next attempt takes over from the one before it.
+        Files that the next attempt takes over from the one before it: checkpoints, and what is written on (logs, trajectories).
+    checkpoints
+        Those of ``carry`` that become another one only when the work has got on, never by a start alone. An attempt that was cut short
+        and leaves one such as no attempt before it has progressed, and being cut short is not held against its task, as often as it
+        comes. A log is none: it would let a task that gets nowhere be tried for ever.
     secret
         Names that exist only in a live attempt and are removed afterwards (POTCAR).
     """
@@ -56,4 +60,5 @@ class TaskFiles:
     outputs: tuple[str, ...] = ()
     optional_outputs: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
     secret: tuple[str, ...] = ()

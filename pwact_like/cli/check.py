@@ -17,13 +17,13 @@ from pwact_like.errors import InputError, Problem
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath, StageInput
     from pwact_like.config.examine import DataFacts, Probes, StructureFacts
-    from pwact_like.config.init_bulk import InitBulkParam
+    from pwact_like.config.init_bulk import InitBulkParam, Matrix3
     from pwact_like.config.labelling import LabelSettings
     from pwact_like.config.resource import Resource, ResourceSection
     from pwact_like.config.run import MdJob, RunParam, Strategy
     from pwact_like.engines.protocols import Labeler, LabelKind
 
-    Try = tuple[LabelKind, StageInput, Path, str | None]
+    Try = tuple[LabelKind, StageInput, Path, str | None, Matrix3 | None]
 
 MAX_DATA_BYTES = 300_000_000
 MAX_TRIES = 50
@@ -106,18 +106,18 @@ def _missing_packages(engines: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _run_tries(param: RunParam) -> list[Try]:
-    return [("scf", param.dft.entry, file, config.format) for config in param.explore.sys_configs for file in config.files[:1]]
+    return [("scf", param.dft.entry, file, config.format, None) for config in param.explore.sys_configs for file in config.files[:1]]
 
 
 def _bulk_tries(param: InitBulkParam) -> list[Try]:
     tries: list[Try] = []
     for system in param.sys_configs:
         if system.relax:
-            tries.append(("relax", param.relax_input[system.relax_input_idx], system.file, system.format))
+            tries.append(("relax", param.relax_input[system.relax_input_idx], system.file, system.format, None))
         if system.aimd:
-            tries.append(("aimd", param.aimd_input[system.aimd_input_idx], system.file, system.format))
+            tries.append(("aimd", param.aimd_input[system.aimd_input_idx], system.file, system.format, system.super_cell))
         if system.scf:
-            tries.append(("scf", param.scf_input[system.scf_input_idx], system.file, system.format))
+            tries.append(("scf", param.scf_input[system.scf_input_idx], system.file, system.format, system.super_cell))
     return tries
 
 
@@ -126,7 +126,7 @@ def _try_big_model(param: InitBulkParam, section: ResourceSection | None) -> dic
     from pwact_like.engines.labelers.bigmodel_md import BigModelMd
 
     systems = [system for system in param.sys_configs if system.bigmodel]
-    tries: list[Try] = [("aimd", param.bigmodel_input[one.bigmodel_input_idx], one.file, one.format) for one in systems]
+    tries: list[Try] = [("aimd", param.bigmodel_input[one.bigmodel_input_idx], one.file, one.format, one.super_cell) for one in systems]
     return _try(BigModelMd(param.source), tries, section.command if section else "") if tries else {}
 
 
@@ -151,13 +151,15 @@ def _try(engine: Labeler, tries: Sequence[Try], command: str) -> dict[Problem, N
     """Let an engine write the inputs of some tasks into a folder that is thrown away, and its commands; everything that it refuses."""
     from pwact_like.data.formats import read_structure
     from pwact_like.engines.protocols import LabelRequest
+    from pwact_like.stages.crystals import super_cell
 
     problems: dict[Problem, None] = {}
-    for number, (kind, entry, file, format_name) in enumerate(tries[:MAX_TRIES]):
+    for number, (kind, entry, file, format_name, matrix) in enumerate(tries[:MAX_TRIES]):
         with tempfile.TemporaryDirectory(prefix="pwact_like_check_") as name:
             folder = Path(name) / str(number)
             try:
-                request = LabelRequest(kind, read_structure(file, format_name), entry, seed=1)
+                atoms = read_structure(file, format_name)
+                request = LabelRequest(kind, atoms if matrix is None else super_cell(atoms, matrix), entry, seed=1)
                 engine.write(folder, request)
                 engine.commands(command, request)
             except InputError as error:

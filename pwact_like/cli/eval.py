@@ -25,6 +25,7 @@ import argparse
 import json
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if not models or not data:
         what = "no model among the arguments" if not models else "no data among the arguments"
         raise InputError(Problem(" ".join(map(str, args.paths)), what, "give model files (model.pt) first, then labelled data"))
+    if problems := list(_problems(args, models)):
+        raise InputError(problems)
     from pwact_like.config.common import DataPath
     from pwact_like.potentials import load_committee, predict_files, save_predictions
 
@@ -86,6 +89,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _problems(args: argparse.Namespace, models: list[Path]) -> Iterator[Problem]:
+    """What is wrong with the options, and which outputs cannot be written; all before the first model is read."""
+    from pwact_like.fsio import writing_problems
+
+    if args.save is not None:
+        yield from writing_problems(args.save, "--save")
+    prefix = args.uncertainty
+    if prefix is not None and not prefix.name:
+        yield Problem("--uncertainty", f"{str(prefix)!r} is no beginning of file names", "give one, such as uncertainty")
+    elif prefix is not None:
+        for ending in ("json", "npz", "png"):
+            yield from writing_problems(prefix.with_name(f"{prefix.name}.{ending}"), "--uncertainty")
+    else:
+        for name in ("kpu", "exact", "calibrate_on", "tau"):
+            if getattr(args, name) not in (None, False):
+                yield Problem(f"--{name.replace('_', '-')}", "it belongs to --uncertainty, which is not given", "add --uncertainty")
+    if args.kpu is not None and len(models) > 1:
+        yield Problem(
+            "--kpu", f"it is of one model, and there are {len(models)}", "leave it out: each model's own kpu.pt beside it is read"
+        )
+
+
 def _judge_uncertainty(args: argparse.Namespace, models: list[Path], data: list[DataPath]) -> dict[str, tuple[Any, Any, Quality]]:
     """σ, error and quality of every method; written to PREFIX.json, .npz and .png."""
     import numpy as np
@@ -104,8 +129,8 @@ def _judge_uncertainty(args: argparse.Namespace, models: list[Path], data: list[
     for method in methods_of(models, args.kpu, exact=args.exact):
         if args.calibrate_on:
             others = [DataPath(path=path, format=args.format, virial_sign=args.virial_sign) for path in args.calibrate_on]
-            method = calibrated(method, others, log)
-        pairs = judged_pairs(method, data, log)
+            method = calibrated(method, others, log, args.device)
+        pairs = judged_pairs(method, data, log, args.device)
         sigma = method.calibration.sigma(pairs.variance)
         judged[method.name] = sigma, pairs.error, judge(sigma, pairs.error, pairs.frame, tau=args.tau)
         calibrations[method.name] = method.calibration.to_dict()

@@ -43,10 +43,12 @@ def run(args: argparse.Namespace) -> int:
     """Compute and write."""
     if not args.model.is_file():
         raise InputError(Problem("-m", f"{args.model} is no file", "give a model.pt"))
-    missing = [Problem("-c", f"{path} is not there") for path in args.config if not path.exists()]
-    if missing:
-        raise InputError(missing)
-    from pwact_like.fsio import write_through
+    from pwact_like.fsio import write_through, writing_problems
+
+    problems = [Problem("-c", f"{path} is not there") for path in args.config if not path.exists()]
+    problems += writing_problems(args.save, "-s")
+    if problems:
+        raise InputError(problems)
     from pwact_like.potentials.committee import Committee
     from pwact_like.potentials.judging import methods_of
 

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("pwact_like.cli.eval", "errors of a model on labelled data"),
     "kpu": ("pwact_like.cli.kpu", "uncertainty of a model along trajectories, in PWact's format"),
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
+    "lammps": ("pwact_like.cli.lammps", "the steps of a LAMMPS task of a campaign"),
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
     "choose": ("pwact_like.cli.choose", "choose frames that differ from each other out of trajectories"),
 }
@@ -46,6 +47,7 @@ EXTRAS = {
     "chgnet": "chgnet",
     "sevenn": "sevennet",
     "matplotlib": "report",
+    "lammps": "lammps",
 }
 
 

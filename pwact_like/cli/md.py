@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from pwact_like.data.formats import read_structure
     from pwact_like.engines.explorers.dynamics import run_md
     from pwact_like.engines.explorers.kpu_potential import potential_for
+    from pwact_like.fsio import writing_problems
 
     by_hand = not (len(args.source) == 1 and args.source[0].lower().endswith(".json"))
     if by_hand:
@@ -88,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         _refuse_overwriting(folder)
     else:
         settings, folder = _from_file(args), args.output or Path(args.source[0]).resolve().parent
+    if problems := writing_problems(folder, "-o", folder=True):
+        raise InputError(problems)
     atoms = read_structure(settings.structure, settings.format)
     if by_hand and settings.md.boundary and not atoms.pbc.all():
         print(f"note: {settings.structure} has open directions, and the run takes all three as periodic (--free: none)", file=sys.stderr)

@@ -56,7 +56,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         engine.name: engine
         for engine in (
             KnownEngine("embedded", "the embedded MD (pwact-like md)", built=True, needs_command=False),
-            KnownEngine("lammps", "LAMMPS", built=False),
+            KnownEngine("lammps", "LAMMPS", built=True),
         )
     },
     "label": {
@@ -65,8 +65,8 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
             KnownEngine("xtb", "GFN-xTB through tblite", built=True, needs_command=False),
             KnownEngine("ase", "an ASE calculator", built=True, needs_command=False),
             KnownEngine("cp2k", "CP2K", built=True, needs_command=False),
-            KnownEngine("pwmat", "PWmat", built=False),
-            KnownEngine("vasp", "VASP", built=False),
+            KnownEngine("pwmat", "PWmat", built=True),
+            KnownEngine("vasp", "VASP", built=True),
             KnownEngine("bigmodel", "a big model by name, or behind a user's script", built=True, needs_command=False),
         )
     },

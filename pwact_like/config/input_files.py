@@ -56,7 +56,7 @@ def check_stage_input(reader: Reader, path: str, engine: str, stage: str, entry:
         reader.problem(path, f"cannot read {entry.input}: {error.strerror}")
         return
     if engine == "pwmat":
-        _check_etot(reader, path, entry, settings, labelling)
+        _check_etot(reader, path, stage, entry, settings, labelling)
     else:
         _check_incar(reader, path, stage, entry, settings)
 
@@ -68,8 +68,13 @@ def uses_dftb(entry: StageInput) -> bool:
     return settings_of(entry.input).get("USE_DFTB", "").lower() in ("t", "true", ".true.")
 
 
-def _check_etot(reader: Reader, path: str, entry: StageInput, settings: dict[str, str], labelling: LabelSettings | None) -> None:
+def _check_etot(
+    reader: Reader, path: str, stage: str, entry: StageInput, settings: dict[str, str], labelling: LabelSettings | None
+) -> None:
     name = entry.input.name if entry.input else ""
+    on = {key for key in ("OUT.STRESS", "USE_GAUSSIAN") if settings.get(key, "").lower().lstrip(".").startswith("t")}
+    if stage in ("scf", "aimd") and not on:  # PWmat with Gaussians has no stress
+        reader.note(path, f"{name} has no OUT.STRESS = T: the labels have no virial")
     if "MP_N123" in settings and entry.kspacing is not None:
         reader.problem(
             path, f"kspacing is given and {name} has MP_N123: the k-points are set twice", f"remove MP_N123 from {name}, or kspacing"
@@ -81,21 +86,33 @@ def _check_etot(reader: Reader, path: str, entry: StageInput, settings: dict[str
 
 
 def _check_incar(reader: Reader, path: str, stage: str, entry: StageInput, settings: dict[str, str]) -> None:
+    """Notes only: what cannot be is refused by the engine when it writes its inputs (engines/labelers/vasp_stage.py)."""
     name = entry.input.name if entry.input else ""
     if stage == "scf":
         moving = [f"{key} = {settings[key]}" for key, still in (("NSW", "0"), ("IBRION", "-1")) if settings.get(key, still) != still]
         if moving:
             reader.note(path, f"{name} has {' and '.join(moving)}: a single point must not move the atoms (NSW = 0, IBRION = -1)")
+    if stage == "aimd" and "ISIF" not in settings:
+        reader.note(path, f"{name} has no ISIF: VASP computes no stress in MD then, and the labels have no virial; set ISIF = 2 to have it")
     full = [key for key in ("LWAVE", "LCHARG") if settings.get(key, "T").lower() not in _FALSE]
     if full:
         reader.note(path, f"{' and '.join(full)} not .FALSE. in {name}: every job leaves WAVECAR or CHGCAR, which fills the disk")
-    ordered = [key for key in ("MAGMOM", "LDAUL", "LDAUU", "LDAUJ") if key in settings]
+    ordered = [key for key in ("MAGMOM", "LDAUL", "LDAUU", "LDAUJ") if key in settings and ":" not in settings[key]]
     if ordered:
         reader.note(
-            path, f"{name} has {', '.join(ordered)}: these follow the elements' order, which is alphabetical here in every structure"
+            path,
+            f"{name} has plain lists in {', '.join(ordered)}: these follow the elements' order, which is alphabetical here in every "
+            f"structure; written by element ({ordered[0]} = Fe:5 O:0) they follow every structure",
+        )
+    if settings.get("ISPIN", "1").split()[:1] == ["2"] and "MAGMOM" not in settings:
+        reader.note(
+            path,
+            f"{name} has ISPIN = 2 and no MAGMOM: VASP starts every atom with 1 μB; MAGMOM by element (Fe:5 O:0) says which state is meant",
         )
     if "KSPACING" in settings and entry.kspacing is not None:
-        reader.note(path, f"kspacing is given and {name} has KSPACING: our KPOINTS file wins over the latter")
+        reader.note(path, f"{name} has KSPACING = {settings['KSPACING']}, which holds: the kspacing {entry.kspacing:g} has no effect")
+    if "KSPACING" not in settings and entry.kspacing is None:
+        reader.note(path, f"neither kspacing nor KSPACING in {name}: 0.5 1/Å is taken, VASP's own default, too coarse for many metals")
 
 
 def pseudo_elements(reader: Reader, path: str, labelling: LabelSettings) -> dict[str, Path]:

@@ -94,6 +94,13 @@ def load_train(path: Path, base: Path | None = None, lenient: bool = False) -> t
     settings = read_train(reader, table) if table else None
     if table is not None and table.get("train_data") is None and not any(key in table for key in ("datasets_path", "raw_files")):
         reader.problem("train_data", "this key is required: labelled data to train on")
+    wanted = None if settings is None else settings.uncertainty
+    if settings is not None and wanted is not None and wanted.posterior == "filter" and settings.optimizer.name != "LKF":
+        reader.problem(
+            "uncertainty.posterior",
+            f"filter is the covariance of the optimizer LKF, not of {settings.optimizer.name}",
+            "use laplace, or LKF",
+        )
     if reader.problems or settings is None:
         raise InputError(reader.problems)
     return settings, tuple(reader.notes)

@@ -12,6 +12,7 @@ from pwact_like.config.inline import stage_names, takes_options
 from pwact_like.config.input_files import check_stage_input
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.pieces import ResourceView, campaign_name
+from pwact_like.config.read_lammps import read_lammps
 from pwact_like.config.read_train import read_train
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.run import Convergence, Dft, Explore, MdJob, RunParam, Strategy
@@ -61,7 +62,7 @@ def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path
         failed.add("explore")
     else:
         section = reader.table(table.get("explore"), table.where("explore"))
-        _put(given, failed, "explore", _explore(reader, section, resources, configs) if section else None)
+        _put(given, failed, "explore", _explore(reader, section, resources, configs, train) if section else None)
     pseudo_path = "DFT.pseudo"
     if table.get("dft") is None:
         reader.problem("DFT", "this key is required: how candidates are labelled")
@@ -169,7 +170,9 @@ def _level_notes(reader: Reader, table: Table, strategy: Strategy) -> None:
         reader.note(place(own[1]), f"{upper:g} eV/Å is far above usual levels (0.1 to 2): is it meant in meV/Å?")
 
 
-def _explore(reader: Reader, table: Table, resources: ResourceView, seen: list[tuple[SysConfig, str]]) -> Explore | None:
+def _explore(
+    reader: Reader, table: Table, resources: ResourceView, seen: list[tuple[SysConfig, str]], train: TrainSettings | None
+) -> Explore | None:
     given: dict[str, Any] = {}
     failed: set[str] = set()
     engine = _explore_engine(reader, table, resources)
@@ -196,6 +199,9 @@ def _explore(reader: Reader, table: Table, resources: ResourceView, seen: list[t
         _put(given, failed, "lmps_in", None if None in files else tuple(files))
     if table.get("md_jobs") is not None:
         _put(given, failed, "md_jobs", _md_jobs(reader, table.get("md_jobs"), table.where("md_jobs"), count, len(inputs), engine))
+    if train is not None:
+        given["elements"] = train.atom_type
+    read_lammps(reader, table, engine, train, given, failed)
     return reader.build(Explore, table, given=given, failed=failed, handled=("engine",))
 
 

@@ -19,9 +19,11 @@ from pwact_like.config.base import (
     PositiveFloats,
     PositiveInt,
     Settings,
+    Strings,
 )
 from pwact_like.config.common import DataPath, StageInput, SysConfig
 from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.lammps_styles import AUTO, PAIR_STYLES
 from pwact_like.config.train import TrainSettings, UncertaintySettings
 from pwact_like.units import time_step_problem
 
@@ -325,6 +327,8 @@ class MdJob(Settings):
 class Explore(Settings):
     """What is explored, and how."""
 
+    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"elements"})
+
     engine: str = Field(
         default="embedded", description="MD engine: embedded (ASE), lammps, …; follows from the command of resource.json when left out."
     )
@@ -332,6 +336,16 @@ class Explore(Settings):
     sys_configs: tuple[SysConfig, ...] = Field(description="Starting structures: paths, glob patterns, or {config, format}.")
     lmps_prefix: str = Field(default="", description="Folder before the paths of lmps_in.")
     lmps_in: Paths = Field(default=(), description="The user's own LAMMPS inputs.")
+    lmps_pair: Strings = Field(
+        default=(AUTO,),
+        description=f"LAMMPS: pair style of the models: {', '.join(PAIR_STYLES)} (embedded: the embedded potential through fix external), "
+        "or own lines with pair_style and pair_coeff, where {models} or {model}, {elements}, {numbers}, {out_freq}, {out_file} stand for "
+        "what they say. Left out, or auto: as the trainer's models want it.",
+    )
+    lmps_plumed: Path | None = Field(
+        default=None, description="LAMMPS: a PLUMED input that every run gets (fix plumed); such runs begin anew after an interruption."
+    )
+    elements: tuple[int, ...] = Field(default=(), description="Atomic numbers of the atom types, as trained.")
     md_jobs: tuple[tuple[MdJob, ...], ...] = Field(description="One entry an iteration: a job or a list of jobs.")
 
 

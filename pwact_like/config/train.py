@@ -145,9 +145,19 @@ class Optimizer(Settings):
             raise ValueError(f"stop_lr ({self.stop_lr:g}) exceeds learning_rate ({self.learning_rate:g}): the rate decays")
         if not (self.train_energy or self.train_force or self.train_virial):
             raise ValueError("train_energy, train_force and train_virial are all false: there is nothing to train on")
+        if all(weight == 0.0 for weight in self._weights()):
+            raise ValueError("every prefactor of what is trained on is 0: there is nothing to train on")
         if self.p_ceiling is not None and self.p_ceiling < self.p0_weight:
             raise ValueError(f"p_ceiling ({self.p_ceiling:g}) is below p0_weight ({self.p0_weight:g}), where the covariance starts")
         return self
+
+    def _weights(self) -> list[float]:
+        """Prefactors of what is trained on, at the start and at the end."""
+        if self.name == "ADAM":
+            kinds = [(self.train_energy, "etot"), (self.train_force, "force"), (self.train_virial, "virial")]
+            return [getattr(self, f"{when}_pre_fac_{kind}") for wanted, kind in kinds if wanted for when in ("start", "end")]
+        kinds = [(self.train_energy, "etot"), (self.train_force, "force"), (self.train_virial, "virial"), (self.train_ei, "ei")]
+        return [getattr(self, f"pre_fac_{kind}") for wanted, kind in kinds if wanted]
 
 
 class LabelledBefore(Settings):

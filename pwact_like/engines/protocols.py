@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from pwact_like.config.common import DataPath, StageInput
+    from pwact_like.config.run import Explore
     from pwact_like.config.train import TrainSettings, UncertaintySettings
     from pwact_like.data.frames import Frame
 
@@ -179,6 +180,15 @@ class Trainer(ABC):
         """Shell lines of that task."""
         raise NotAvailableError(f"{self.name} cannot judge a model that it did not train")
 
+    def refuse_committee(self, models: Sequence[Path]) -> None:  # noqa: B027 (most models may be a committee's)
+        """Refuse given models (init_model_list) that are no committee; may load heavy packages.
+
+        Raises
+        ------
+        InputError
+            Naming the model, with the cure.
+        """
+
     can_kpu: ClassVar[bool] = False  # whether requests may ask for ``uncertainty``, and the method below works
 
     def known_errors(self, folder: Path, kind: KpuKind) -> KnownErrors:
@@ -317,7 +327,12 @@ class Explorer(ABC):
     """A program that runs molecular dynamics and leaves one trajectory file and one deviation table a run."""
 
     name: ClassVar[str]
-    can_kpu: ClassVar[bool] = False  # whether requests may hold ``uncertainty``
+    can_kpu: bool = False  # whether requests may hold ``uncertainty``
+
+    @classmethod
+    def from_settings(cls, settings: Explore) -> Explorer:
+        """The engine as param.json's section ``explore`` wants it; most need nothing of it."""
+        return cls()
 
     @abstractmethod
     def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
@@ -326,6 +341,10 @@ class Explorer(ABC):
     @abstractmethod
     def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:
         """Shell lines, from the user's command ("" means this engine's default)."""
+
+    def frames_planned(self, folder: Path, md: MdSettings) -> int:
+        """Frames that the task in ``folder`` was to give; only an own input of the user's says otherwise than ``md``."""
+        return md.frames_planned
 
     @abstractmethod
     def outcome(self, folder: Path) -> Outcome:

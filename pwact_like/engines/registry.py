@@ -24,16 +24,21 @@ LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
     "bigmodel": (f"{_PACKAGE}.labelers.bigmodel", "bigmodel_labeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
+    "pwmat": (f"{_PACKAGE}.labelers.pwmat", "PwmatLabeler"),
+    "vasp": (f"{_PACKAGE}.labelers.vasp", "VaspLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
 TRAINERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer")}
-EXPLORERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer")}
+EXPLORERS: Mapping[str, tuple[str, str]] = {
+    "embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer"),
+    "lammps": (f"{_PACKAGE}.explorers.lammps", "LammpsExplorer"),
+}
 
 # known to PWact or planned, not built yet
 _LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"pwmat", "vasp", "dftb", "qe"}),
+    "labeler": frozenset({"dftb", "qe"}),
     "trainer": frozenset({"matpl", "deepmd"}),
-    "explorer": frozenset({"lammps"}),
+    "explorer": frozenset(),
 }
 # engine → (package that it imports, how to get it)
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
@@ -66,7 +71,7 @@ def trainer_for(settings: TrainSettings) -> Trainer:
 
 def explorer_for(settings: Explore) -> Explorer:
     """The exploring engine of these settings. Raises as `labeler_for`."""
-    explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS)()
+    explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS).from_settings(settings)
     return explorer
 
 

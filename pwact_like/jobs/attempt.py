@@ -43,13 +43,16 @@ def was_warned(task: Task, number: int) -> bool:
 
 
 def has_progressed(task: Task, number: int) -> bool:
-    """Whether the attempt left a checkpoint that is another one than it began with."""
-    for name in task.files.carry:
+    """Whether the attempt left a checkpoint (one of ``files.checkpoints``) that no attempt before it had left.
+
+    The last one before it is not enough: attempts that cannot use their checkpoint and begin anew would come to other places in turn.
+    """
+    for name in task.files.checkpoints:
         path = attempt_folder(task, number) / name
         if not path.is_file():
             continue
-        before = next((old for n in range(number - 1, 0, -1) if (old := attempt_folder(task, n) / name).is_file()), None)
-        if before is None or not filecmp.cmp(path, before, shallow=False):
+        before = [old for n in range(number - 1, 0, -1) if (old := attempt_folder(task, n) / name).is_file()]
+        if not any(filecmp.cmp(path, old, shallow=False) for old in before):
             return True
     return False
 

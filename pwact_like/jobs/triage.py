@@ -67,7 +67,7 @@ def triage(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tup
     if broken and section.retry.exclude_nodes and job.node and "[" not in job.node:
         asks = replace(asks, exclude=tuple(dict.fromkeys([*asks.exclude, *job.node.split(",")])))
     if bad.cause in NO_STRIKE:
-        went_on = bool(work.task.files.carry) and folder_of.has_progressed(work.task, work.number)
+        went_on = folder_of.has_progressed(work.task, work.number)
         return replace(bad, strike=False, harmless=bad.harmless or went_on), asks
     return bad, asks
 
@@ -98,19 +98,23 @@ def _more_memory(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) 
 
 
 def _more_time(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tuple[Bad, Asks]:
-    if work.task.files.carry and folder_of.has_progressed(work.task, work.number):
+    if folder_of.has_progressed(work.task, work.number):
         return replace(bad, strike=False, harmless=True, sequel="it goes on from its checkpoint"), work.asks
     base = time_s(section, work.asks)
     if job.late_s > max(_LATE_S, _LATE_SHARE * (base or 0)):
         # others had used up the job's time before it began: it is to have the whole of the next one
         sequel = f"it had begun {job.late_s:.0f} s after its job, and comes first in the next one"
         return replace(bad, strike=False, harmless=True, first=True, sequel=sequel), work.asks
-    if work.task.files.carry:
+    # with a checkpoint the next attempt may yet get on where this one has only begun; more time can but help it
+    may_get_on = bool(work.task.files.checkpoints)
+    if base is None and may_get_on:
         return bad, work.asks
     if base is None:
         return replace(bad, final=True, reason=f"{bad.reason}; unchanged it would again: give `time` in resource.json"), work.asks
     wanted = math.ceil(base * section.retry.time_factor)
     wanted = wanted if job.longest_s is None else min(wanted, job.longest_s)
+    if wanted <= base and may_get_on:
+        return bad, work.asks
     if wanted <= base:
         return replace(bad, final=True, reason=f"{bad.reason}; it had {base // 60} minutes, and more are not allowed"), work.asks
     reason, sequel = f"{bad.reason}; it had {base // 60} minutes", f"it gets {wanted // 60}"

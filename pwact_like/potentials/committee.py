@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from pwact_like.config.elements import symbol
 from pwact_like.errors import DataError
 from pwact_like.potentials.deep_potential import DeepPotential, evaluate, stacked
+from pwact_like.potentials.device import device_of
 from pwact_like.potentials.geometry import Geometry, Layout, build_geometry, build_layout, moved
+from pwact_like.potentials.members import refuse_members
 from pwact_like.potentials.modelfile import read_model
 from pwact_like.potentials.neighbors import find_pairs, reference_of, still_complete
 from pwact_like.potentials.network import Weights
@@ -104,6 +106,13 @@ class Committee:
         At least one; all for the same elements.
     device
         torch device; None: a GPU if there is one.
+
+    Raises
+    ------
+    DataError
+        Without models, or when they are for different elements.
+    InputError
+        When the device cannot be used.
     """
 
     def __init__(self, models: Sequence[DeepPotential], device: str | None = None) -> None:
@@ -117,7 +126,7 @@ class Committee:
                 )
         self.cutoff_ang = max(model.spec.rmax_ang for model in models)
         self.n_models = len(models)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = device_of(device)
         self._groups = _grouped(models, self._device)
         self._reference: Any = None
         self._skin = 0.0
@@ -260,5 +269,16 @@ def load_model(path: str | Path, device: str | None = None) -> Potential:
 
 
 def load_committee(paths: Sequence[str | Path], device: str | None = None) -> Committee:
-    """Read several model files as a committee, in the order given."""
-    return Committee([read_model(Path(path))[0] for path in paths], device)
+    """Read several model files as a committee, in the order given.
+
+    Raises
+    ------
+    DataError
+        See `load_model`.
+    InputError
+        For several models with a member of a committee from one training among them: see `refuse_members`.
+    """
+    found = [(Path(path), *read_model(Path(path))) for path in paths]
+    if len(found) > 1:
+        refuse_members((path, header) for path, _, header in found)
+    return Committee([model for _, model, _ in found], device)

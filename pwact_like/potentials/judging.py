@@ -15,6 +15,7 @@ from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.potentials.committee import Committee
 from pwact_like.potentials.evaluation import Log, labelled_frames
 from pwact_like.potentials.kpu_file import NAME, AnotherModelsError, SelfAware, read_knowledge
+from pwact_like.potentials.members import refuse_members
 from pwact_like.potentials.modelfile import read_model
 from pwact_like.uncertainty.calibration import IDENTITY, Calibration, Pairs, calibrate
 from pwact_like.uncertainty.committee import force_deviation
@@ -58,11 +59,13 @@ def methods_of(paths: Sequence[Path], kpu: Path | None = None, *, exact: bool = 
     Raises
     ------
     InputError
-        When there is neither a committee nor a kpu.pt.
+        When there is neither a committee nor a kpu.pt, or a committee would hold members that are none without their factor.
     """
-    models = [read_model(path)[0] for path in paths]
+    read = [(path, *read_model(path)) for path in paths]
+    models = [model for _, model, _ in read]
     found = []
     if len(models) > 1:
+        refuse_members((path, header) for path, _, header in read)
         found.append(Method(COMMITTEE, tuple(models), None, IDENTITY))
     for path, model in zip(paths, models, strict=True):
         place = kpu if kpu is not None and len(paths) == 1 else path.parent / NAME
@@ -73,7 +76,7 @@ def methods_of(paths: Sequence[Path], kpu: Path | None = None, *, exact: bool = 
         except AnotherModelsError:
             if kpu is not None or len(paths) == 1:
                 raise
-            continue  # a member of a committee from one training lies beside its model's kpu.pt
+            continue  # copied beside another model's
         kind = "kpu-committee" if knowledge.members else f"kpu ({knowledge.posterior})"
         name = kind if len(paths) == 1 else f"{kind} {path}"
         found.append(Method(name, (model,), SelfAware(model, knowledge, exact=exact, where=str(place)), knowledge.calibration))
@@ -88,17 +91,17 @@ def methods_of(paths: Sequence[Path], kpu: Path | None = None, *, exact: bool = 
     return found
 
 
-def judged_pairs(method: Method, paths: Sequence[DataPath], log: Log) -> Pairs:
+def judged_pairs(method: Method, paths: Sequence[DataPath], log: Log, device: str | None = None) -> Pairs:
     """Predicted variance (before calibration) and true error of the force on every atom of labelled frames.
 
     A committee's error is that of its first model, which drives the MD.
     """
-    return pairs_of_frames(method, labelled_frames(paths, log))
+    return pairs_of_frames(method, labelled_frames(paths, log), device)
 
 
-def pairs_of_frames(method: Method, frames: Iterator[tuple[str, Frame]]) -> Pairs:
+def pairs_of_frames(method: Method, frames: Iterator[tuple[str, Frame]], device: str | None = None) -> Pairs:
     """`judged_pairs` for frames with their places."""
-    committee = Committee(method.models)
+    committee = Committee(method.models, device)
     variances, errors, numbers = [], [], []
     for index, (where, frame) in enumerate(frames):
         assert frame.label is not None
@@ -119,8 +122,8 @@ def _kpu(committee: Committee, aware: SelfAware, frame: Frame) -> NDArray[np.flo
     return aware.variances(committee.geometry(frame.atoms)).force
 
 
-def calibrated(method: Method, paths: Sequence[DataPath], log: Log) -> Method:
+def calibrated(method: Method, paths: Sequence[DataPath], log: Log, device: str | None = None) -> Method:
     """The method with a calibration on other labelled data (which its models must not have been trained on)."""
-    pairs = judged_pairs(method, paths, log)
+    pairs = judged_pairs(method, paths, log, device)
     kind = COMMITTEE if method.aware is None else KPU
     return Method(method.name, method.models, method.aware, calibrate(pairs.variance, pairs.error, pairs.frame, kind=kind))

@@ -7,7 +7,7 @@ held-out labels that the calibration was fitted to, so that later labels can be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pwact_like.errors import DataError
+from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.potentials.block_matrix import BlockMatrix
 from pwact_like.potentials.checkpoint import parameters_digest
 from pwact_like.potentials.coordinates import Coordinates, scalings_from
@@ -25,7 +25,7 @@ from pwact_like.potentials.covariance import BlockLayout
 from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.geometry import Geometry
 from pwact_like.potentials.kpu import ExactKpu, SampledKpu, Variances
-from pwact_like.potentials.modelfile import SCALING, VERSION, read_arrays, write_arrays
+from pwact_like.potentials.modelfile import SCALING, VERSION, read_arrays, read_model, write_arrays
 from pwact_like.potentials.optimizer import parameter_layout
 from pwact_like.uncertainty.calibration import Calibration, Pairs
 
@@ -59,6 +59,8 @@ class Knowledge:
         P by blocks and the coordinates that it refers to; None and empty when it was not kept.
     members, factor
         Files of a committee's members beside this one, and what their deviations must be multiplied by.
+    member_digests
+        Of the members' weights, in the same order: written by `save_knowledge`, filled in by `read_knowledge`.
     facts
         More, for people: prior, frames, seconds.
     """
@@ -73,6 +75,7 @@ class Knowledge:
     scalings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     members: tuple[str, ...] = ()
     factor: float = 1.0
+    member_digests: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def frame_values(self) -> NDArray[np.float64]:
@@ -82,7 +85,8 @@ class Knowledge:
 
 
 def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> None:
-    """Write kpu.pt for a model."""
+    """Write kpu.pt for a model; its members must lie beside it already: they are tied to it by digests of their weights."""
+    digests = [parameters_digest(read_model(path.parent / name)[0]) for name in knowledge.members]
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -93,6 +97,7 @@ def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> No
         "force_rms_ev_per_ang": knowledge.force_rms_ev_per_ang,
         "starts": None if knowledge.covariance is None else list(knowledge.covariance.layout.starts),
         "members": list(knowledge.members),
+        "member_digests": digests,
         "factor": knowledge.factor,
         "facts": dict(knowledge.facts),
     }
@@ -134,6 +139,7 @@ def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
             scalings={name: array for name, array in arrays.items() if name.startswith(SCALING)},
             members=tuple(header["members"]),
             factor=float(header["factor"]),
+            member_digests=tuple(header.get("member_digests", ())),
             facts=header["facts"],
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -152,6 +158,37 @@ def _covariance(starts: list[int] | None, arrays: Mapping[str, NDArray[Any]]) ->
         block.t()[lower] = block[lower]
         blocks.append(block)
     return BlockMatrix(layout, blocks)
+
+
+def refuse_strange_members(knowledge: Knowledge, members: Sequence[tuple[Path, DeepPotential]], where: Path) -> None:
+    """Refuse models that are not all the members of this training, each once: the factor holds for these alone.
+
+    Parameters
+    ----------
+    members
+        Path (for messages) and model of each, in any order.
+    where
+        The kpu.pt.
+
+    Raises
+    ------
+    InputError
+        Naming every one that is strange, given twice or missing.
+    """
+    cure = f"give the model and then every member of its own training: {', '.join(knowledge.members) or 'it drew none'}"
+    if len(members) != len(knowledge.members):
+        what = f"{len(members)} members are given besides the model, and its training drew {len(knowledge.members)}"
+        raise InputError(Problem(str(where), what, cure))
+    left = dict(zip(knowledge.member_digests, knowledge.members, strict=False))
+    problems = []
+    for path, model in members:
+        digest = parameters_digest(model)
+        if digest not in knowledge.member_digests:
+            problems.append(Problem(str(path), f"this is no member of the training that {where} is of", cure))
+        elif left.pop(digest, None) is None:
+            problems.append(Problem(str(path), "this member is given twice", cure))
+    if problems:
+        raise InputError(problems)
 
 
 class SelfAware:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pwact_like.config.train import KPU_FILE, UNCERTAINTY_FILE
 from pwact_like.errors import DataError, InputError, Problem
-from pwact_like.fsio import write_json
+from pwact_like.fsio import delete_with_ledger, write_json
 from pwact_like.potentials import checkpoint
 from pwact_like.potentials.checkpoint import Progress, parameters_digest, write_checkpoint
 from pwact_like.potentials.deep_potential import DeepPotential
+from pwact_like.potentials.device import device_of
 from pwact_like.potentials.evaluation import errors_of, judge_files, labelled_frames
 from pwact_like.potentials.learning_curve import LearningCurve
 from pwact_like.potentials.loss import SquaredErrors
@@ -115,10 +117,10 @@ def train(
         When the errors are no longer finite.
     """
     refuse_unbuilt(settings)
+    where = device_of(device)
     folder.mkdir(parents=True, exist_ok=True)
     log = _Log(folder / LOG_NAME)
     seed = settings.seed or 0
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     start = find_start(settings, init_model)
     train_frames = prepare_frames(labelled_frames(settings.train_data, log), start.spec)
@@ -149,9 +151,11 @@ def train(
     if run.done < run.n_steps:
         return result
     valid = errors_of(model, validation).report(len(valid_frames)) if validation else None
+    kept: set[str] = set()
     if settings.uncertainty is not None and validation is not None:
         run.save()  # what follows may take minutes, and would cost the whole training if it were cut off
-        learn_errors(model, training, validation, stepper, settings, folder, log)
+        kept = {KPU_FILE, UNCERTAINTY_FILE, *learn_errors(model, training, validation, stepper, settings, folder, log).members}
+    _remove_stale(folder, kept, log)
     facts = {"seed": seed, "steps": run.n_steps, "train_frames": len(train_frames), "valid": valid, "warm_start": init_model is not None}
     model.to("cpu")
     save_model(folder / MODEL_NAME, model, facts | stepper_facts(stepper), stepper.scalings())
@@ -161,6 +165,18 @@ def train(
     (folder / checkpoint.NAME).unlink(missing_ok=True)
     log(f"done: {seconds * 1e3:.2f} ms a step, {time.process_time():.1f} s of processor time; validation {valid}; test {test}")
     return replace(result, valid=valid, test=test)
+
+
+def _remove_stale(folder: Path, kept: set[str], log: _Log) -> None:
+    """Remove what an earlier training in this folder has left beside its model: it would speak of the new one.
+
+    What goes is written to the folder's ledger first. Just before the model itself is replaced: until then it belongs to what lies there.
+    """
+    names = {KPU_FILE, UNCERTAINTY_FILE, TEST_NAME, *(path.name for path in folder.glob("member.[0-9][0-9][0-9].pt"))}
+    stale = sorted(name for name in names - kept if (folder / name).exists())
+    if stale:
+        log(f"{', '.join(stale)}: left by an earlier training in this folder, removed")
+        delete_with_ledger(folder, [folder / name for name in stale], "left by an earlier training in this folder")
 
 
 def _key(

@@ -59,7 +59,9 @@ def plan_runs(entry: Sequence[MdJob], sys_configs: Sequence[SysConfig], max_sele
             for offset, structure in enumerate(config.files):
                 system = f"md.{md_index:03d}.sys.{first_file[sys_index] + offset:03d}"
                 own_input = lmps_in[_at(job.lmps_in_idx, place)] if job.lmps_in_idx else None
-                for suffix, md in _conditions(job):
+                conditions = _conditions(job)
+                # an own input holds its temperatures itself: one run of it, whatever stands beside it
+                for suffix, md in conditions[:1] if own_input is not None else conditions:
                     runs.append(
                         Run(
                             system=system,
@@ -111,7 +113,8 @@ class ExplorationStage(Stage):
     """Run MD with the iteration's models; leaves one trajectory and one deviation table a run.
 
     ``entry``, the number of the entry of md_jobs, is recorded: what was explored stays what it was when the rules of
-    convergence are edited later. ``models`` and ``uncertainty`` are as in ExploreRequest.
+    convergence are edited later. ``models`` and ``uncertainty`` are as in ExploreRequest; ``levels`` (see
+    `selection.levels_facts`) are recorded too, for the frames' uncertainty is of this kind whatever is edited later.
     """
 
     place: Place
@@ -124,6 +127,7 @@ class ExplorationStage(Stage):
     failure_budget: float = 0.5
     entry: int | None = None
     uncertainty: ExploreUncertainty | None = None
+    levels: Mapping[str, Any] = field(default_factory=dict)
     name: str = "explore"
     folder: Path = field(init=False)
 
@@ -186,7 +190,7 @@ class ExplorationStage(Stage):
                 "structure": relative_path(run.structure, self.place.work_dir),
                 "temp_k": run.md.temp_k,
                 "press_bar": run.md.press_bar,
-                "frames_planned": run.md.frames_planned,
+                "frames_planned": self.explorer.frames_planned(folder, run.md),
                 "trajectory": None,
                 "table": None,
                 "ended": result.reason,
@@ -203,6 +207,8 @@ class ExplorationStage(Stage):
             inputs={result.task.name: result.task.key for result in results.values()},
             facts={
                 "entry": self.entry,
+                "uncertainty": explored_with(self.uncertainty),
+                "levels": dict(self.levels),
                 "engine": self.explorer.name,
                 "engine_version": self.explorer.version(),
                 "frames_planned": sum(row["frames_planned"] for row in trajectories),
@@ -210,6 +216,13 @@ class ExplorationStage(Stage):
                 "trajectories": trajectories,
             },
         )
+
+
+def explored_with(uncertainty: ExploreUncertainty | None) -> dict[str, str]:
+    """What the deviation tables of an exploration hold: ``kind`` and ``scale``."""
+    if uncertainty is None:
+        return {"kind": "committee", "scale": "calibrated"}
+    return {"kind": uncertainty.kind, "scale": uncertainty.scale}
 
 
 def exploration_folder(place: Place) -> Path:

@@ -13,14 +13,23 @@ from pwact_like.stages.exploration import trajectories_of
 from pwact_like.stages.frame_pool import read_pool, write_csvs
 from pwact_like.stages.selection import levels_facts, summary
 from pwact_like.uncertainty.choice import Choice
-from pwact_like.uncertainty.levels import FrameClass, TrustLevels
-from pwact_like.uncertainty.table import read_table
+from pwact_like.uncertainty.levels import FrameClass, Levels, RelativeLevels, TrustLevels
+from pwact_like.uncertainty.table import DIMENSIONLESS, read_table
 
 TABLE_NAMES = ("model_devi.out", "kpu_model_devi.out")
 
 
 def refilter(md_dir: Path, lower: float, upper: float, *, save: bool) -> tuple[str, Path | None]:
     """Classify the frames again; returns the summary and where it was saved.
+
+    Parameters
+    ----------
+    md_dir
+        The exploration.
+    lower, upper
+        In eV/Å, or, where the tables hold a variance without unit, both as multiples of each run's own first values.
+    save
+        Write the lists of frames.
 
     Raises
     ------
@@ -30,8 +39,8 @@ def refilter(md_dir: Path, lower: float, upper: float, *, save: bool) -> tuple[s
     if not lower < upper:
         raise InputError(Problem("-l, -u", f"the lower level {lower} is not below the upper level {upper}"))
     folder, work_dir, trajectories = _find(md_dir)
-    levels = TrustLevels(lower, upper)
     pool = read_pool(trajectories, work_dir)
+    levels: Levels = RelativeLevels(lower, upper / lower) if pool.unit == DIMENSIONLESS else TrustLevels(lower, upper)
     classes = pool.classify(levels)
     nothing = np.empty(0, dtype=np.int64)
     choice = Choice(np.flatnonzero(classes == FrameClass.CANDIDATE), nothing, nothing)

@@ -23,7 +23,7 @@ from pwact_like.stages.base import Fork, Place, Stage
 from pwact_like.stages.exploration import trajectories_of
 from pwact_like.stages.frame_pool import CSV_NAMES, FramePool, read_pool, write_csvs
 from pwact_like.uncertainty.choice import Choice, choose
-from pwact_like.uncertainty.levels import FrameClass, Levels, RelativeLevels
+from pwact_like.uncertainty.levels import FrameClass, Levels, RelativeLevels, TrustLevels
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -224,6 +224,12 @@ def levels_facts(levels: Levels, source: str) -> dict[str, Any]:
     }
 
 
+def levels_from(facts: Mapping[str, Any]) -> Levels:
+    """The levels that `levels_facts` has recorded."""
+    lower, upper = float(facts["lower"]), float(facts["upper"])
+    return RelativeLevels(lower, upper / lower) if facts["relative"] else TrustLevels(lower, upper)
+
+
 def levels_text(facts: Mapping[str, Any]) -> str:
     """The levels in force as people read them."""
     unit = "times each run's own first values" if facts.get("relative") else "eV/Å"
@@ -274,6 +280,11 @@ def counts_line(facts: Mapping[str, Any]) -> str:
     )
 
 
+def selection_folder(md_folder: Path) -> Path:
+    """The product folder of the selection among an exploration's frames."""
+    return md_folder.parent / "select"
+
+
 def selection_request(
     place: Place,
     explorer: Explorer,
@@ -288,7 +299,7 @@ def selection_request(
         place=place,
         explorer=explorer,
         md_folder=md_folder,
-        folder=md_folder.parent / "select",
+        folder=selection_folder(md_folder),
         levels=levels,
         levels_from=levels_from,
         random_share=strategy.random_share,

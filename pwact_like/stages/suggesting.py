@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.fsio import is_finished, read_manifest
+from pwact_like.uncertainty.levels import TrustLevels
 from pwact_like.uncertainty.suggestion import ExpectedError, expected_error, suggest_levels
-from pwact_like.uncertainty.table import read_table
+from pwact_like.uncertainty.table import EV_PER_ANG, read_table
 
 if TYPE_CHECKING:
     from pwact_like.data.frames import Frame
@@ -32,7 +33,7 @@ def suggest(md_dir: Path, tolerance: float | None, pairs: Path | None, levels: t
     pairs
         File of ``eval --uncertainty``; None: the labels of this iteration are compared with its models.
     levels
-        Levels to judge.
+        Levels to judge, eV/Å.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def suggest(md_dir: Path, tolerance: float | None, pairs: Path | None, levels: t
         When there are no pairs, naming what is missing.
     """
     folder = next((place for place in (md_dir, md_dir / "md") if is_finished(place)), None)
-    explored = _explored(folder) if folder is not None else None
+    explored, notes = _explored(folder) if folder is not None else (None, [])
     found = _saved_pairs(pairs) if pairs is not None else _own_pairs(md_dir if folder is None else folder)
     texts = []
     for name, (value, error, in_distribution) in found.items():
@@ -48,14 +49,17 @@ def suggest(md_dir: Path, tolerance: float | None, pairs: Path | None, levels: t
         lines = [
             f"{name}: {len(value)} labelled frames; largest force error {error.max():.3f}, median {np.median(error):.3f} eV/Å",
             f"  suggested: lower {suggestion.lower:.4f}, upper {suggestion.upper:.4f} eV/Å",
-            f"  candidates: {100 * suggestion.candidate_share:.1f} % of the explored frames",
+            f"  candidates: {100 * suggestion.candidate_share:.1f} % of the {'labelled' if explored is None else 'explored'} frames",
             f"  expected among the accurate ones: {_said(suggestion.expected_error_accurate)}",
         ]
         if suggestion.note:
             lines.append(f"  note: {suggestion.note}")
         if levels is not None:
-            lines.append(f"  with lower {levels[0]}: {_said(expected_error(value, error, levels[0]))}")
+            lines.append(f"  with lower {levels[0]:g}: {_said(expected_error(value, error, levels[0]))}")
+            if explored is not None:
+                lines.append(f"  with lower {levels[0]:g} and upper {levels[1]:g}: {_shares(explored, TrustLevels(*levels))}")
         texts.append("\n".join(lines))
+    texts += [f"note: {note}" for note in notes]
     return "\n".join(texts)
 
 
@@ -65,11 +69,22 @@ def _said(expected: ExpectedError) -> str:
     return f"largest force error rms {expected.rms:.3f}, 95 % below {expected.percentile_95:.3f} eV/Å ({expected.n} labelled frames)"
 
 
-def _explored(md_folder: Path) -> Array:
-    """The uncertainty of every explored frame."""
+def _shares(explored: Array, levels: TrustLevels) -> str:
+    """How the explored frames fall."""
+    found = np.bincount(levels.classify(explored), minlength=3) / max(1, len(explored))
+    return f"of the explored frames {100 * found[0]:.1f} % accurate, {100 * found[1]:.1f} % candidates, {100 * found[2]:.1f} % failed"
+
+
+def _explored(md_folder: Path) -> tuple[Array | None, list[str]]:
+    """The uncertainty of every explored frame in eV/Å, None where it has no such unit; and notes."""
     work_dir = md_folder.parents[2]
-    tables = [row["table"] for row in read_manifest(md_folder)["facts"]["trajectories"] if row["table"]]
-    return np.concatenate([read_table(work_dir / table).value for table in tables]) if tables else np.empty(0)
+    tables = [read_table(work_dir / row["table"]) for row in read_manifest(md_folder)["facts"]["trajectories"] if row["table"]]
+    if any(table.unit != EV_PER_ANG for table in tables):
+        note = (
+            "this iteration was explored with kpu_scale relative, a variance without unit: these levels are in eV/Å, for the calibrated one"
+        )
+        return None, [note]
+    return (np.concatenate([table.value for table in tables]) if tables else np.empty(0)), []
 
 
 def _by_frame(sigma: Array, error: Array, frame: NDArray[Any]) -> tuple[Array, Array]:

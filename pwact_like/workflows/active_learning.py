@@ -15,18 +15,27 @@ from pwact_like.config.common import DataPath
 from pwact_like.crashpoints import reach
 from pwact_like.engines.protocols import Explorer, Labeler, Trainer
 from pwact_like.errors import InputError, JobError, Problem
-from pwact_like.fsio import read_manifest
+from pwact_like.fsio import is_finished, read_manifest
 from pwact_like.seeds import derive_seed
 from pwact_like.stages.base import Place
 from pwact_like.stages.choosing import ChoiceStage, choice_settings
-from pwact_like.stages.exploration import ExplorationStage, entry_explored, plan_runs
+from pwact_like.stages.exploration import ExplorationStage, entry_explored, exploration_folder, plan_runs
 from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, InitialDataStage
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
-from pwact_like.stages.selection import SelectionStage, selection_request
+from pwact_like.stages.selection import SelectionStage, levels_facts, selection_request
 from pwact_like.stages.thinning import is_thinned, thin_trajectories
-from pwact_like.stages.training import TrainingStage, refuse_no_kpu
+from pwact_like.stages.training import TrainingStage, refuse_no_kpu, training_folder
 from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
-from pwact_like.workflows.errors_known import LevelsInForce, explored_by, labelled_before, levels_in_force, tell, trainings_facts
+from pwact_like.workflows.errors_known import (
+    explored_by,
+    explored_with_now,
+    labelled_before,
+    levels_in_force,
+    levels_to_select,
+    suits,
+    tell,
+    trainings_facts,
+)
 from pwact_like.workflows.history import dataset_facts, iteration_folders, iteration_row, write_records
 from pwact_like.workflows.session import Session
 from pwact_like.workflows.start import claim, refuse_foreign
@@ -58,10 +67,11 @@ class Campaign:
     labeler: Labeler
     _history: list[IterationFacts] = field(default_factory=list)
     _entries: list[int | None] = field(default_factory=list)
+    _waiting: RunParam | None = None  # an edit that counts from the next training on
 
     def run(self) -> CampaignEnd:
         """Run, or go on, to the end."""
-        self._publish_what_lies_there()
+        self._publish()  # what lies there shows from the first moment, also when this start fails at once
         initial = self._initial_data()
         if initial.finished:
             initial.refuse_new_sources()
@@ -93,24 +103,25 @@ class Campaign:
     # ---- one iteration -------------------------------------------------------------------------------------------
 
     def _iterate(self, iteration: int, entry: int, training: TrainingStage) -> IterationFacts:
-        """Explore, select and label with the iteration's models."""
-        self._take_edits()
+        """Explore, select and label with the iteration's models.
+
+        What is finished is taken as its manifest has it: the uncertainty and the levels of an iteration that has explored stay what they
+        were, whatever the strategy was edited to since.
+        """
+        self._take_edits(within=iteration)
         if not self._labelling(iteration).finished:
             self._refuse_mixed_theory(iteration)
-        levels = self._levels(iteration)
-        exploration = self._exploration(iteration, entry, training, levels)
-        if exploration.uncertainty is not None and not exploration.finished:
-            tell(iteration, levels, training.facts["uncertainty"])
+        exploration = self._exploration(iteration, entry, training)
         self._drive(exploration)
-        self._take_edits()
-        selection = self._selection(iteration, exploration, self._levels(iteration))
+        self._take_edits(within=iteration)
+        selection = self._selection(iteration, exploration)
         if not selection.finished and (settings := choice_settings(self.param.strategy, self._train_data(iteration), training.models[0])):
             choice = ChoiceStage(selection.request, settings, self.session.command("direct"), self.session.fork)
             self._drive(choice)
             selection = SelectionStage(replace(selection.request, choice=choice.folder), self.session.fork)
         self._drive(selection)
         self._warn_if_all_failed(selection.facts)
-        self._take_edits()
+        self._take_edits(within=iteration)
         labelling = self._labelling(iteration)
         if not labelling.finished:
             self._refuse_mixed_theory(iteration)
@@ -126,11 +137,17 @@ class Campaign:
             force_rmse=training.facts["force_rmse_ev_per_ang"],
         )
 
-    def _take_edits(self) -> None:
-        """Go on with the param.json that the user has edited meanwhile; stages that have begun keep to the old one."""
+    def _take_edits(self, *, within: int | None = None) -> None:
+        """Go on with the param.json that the user has edited meanwhile; stages that have begun keep to the old one.
+
+        ``within`` is the iteration whose models are trained: they are for the uncertainty of then, so another one waits for the next.
+        """
         edited = self.session.edits.param
-        if edited is self.param:
+        if edited is self.param or (within is not None and edited is self._waiting):
             return
+        if within is not None and explored_with_now(edited.strategy) != explored_with_now(self.param.strategy):
+            log.info("strategy was edited, uncertainty too: it counts from the next training on, iteration %d ends as it began", within)
+            self._waiting, edited = edited, edited.model_copy(update={"strategy": self.param.strategy})
         from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 
         self.trainer, self.explorer, self.labeler = (
@@ -142,7 +159,7 @@ class Campaign:
 
     def _drive(self, stage: Any) -> None:
         self.session.drive(stage)
-        write_records(self.param.work_dir, len(self._entries))
+        write_records(self.param.work_dir, len(self._known_entries()))
         self._publish()
         reach("record-written")
 
@@ -188,7 +205,7 @@ class Campaign:
         why_skipped = ""
         if iteration == 0 and param.init_model_list:
             init_models, why_skipped = param.init_model_list, "init_model_list"
-        elif iteration > 0 and not self._is_new_data(iteration):
+        elif iteration > 0 and not self._is_new_data(iteration) and self._suits(iteration - 1):
             init_models, why_skipped = previous, "no new labels since these models were trained"
         elif iteration > 0 and param.use_pre_model:
             init_models = previous
@@ -212,6 +229,10 @@ class Campaign:
             uncertainty=self._learned(iteration),
         )
 
+    def _suits(self, iteration: int) -> bool:
+        """Whether the models of an iteration can tell their errors as strategy.uncertainty, edited since perhaps, now wants it."""
+        return suits(read_manifest(training_folder(self._place(iteration)))["facts"], self.param.strategy.uncertainty)
+
     def _learned(self, iteration: int) -> UncertaintySettings | None:
         """What a training is to learn of its model's errors."""
         learned = self.param.strategy.learned
@@ -219,15 +240,18 @@ class Campaign:
             return None
         return learned.model_copy(update={"labelled": labelled_before(self._places(iteration))})
 
-    def _exploration(self, iteration: int, entry: int, training: TrainingStage, levels: LevelsInForce) -> ExplorationStage:
+    def _exploration(self, iteration: int, entry: int, training: TrainingStage) -> ExplorationStage:
         from pwact_like.data.formats import read_structure
 
         strategy, explore = self.param.strategy, self.param.explore
-        # md_jobs may have been shortened after this entry was explored
+        if is_finished(exploration_folder(self._place(iteration))):
+            # md_jobs may have been shortened, the uncertainty been edited since
+            return ExplorationStage(self._place(iteration), self.explorer, "", training.models, (), None, read_structure, entry=entry)
         jobs = explore.md_jobs[entry] if entry < len(explore.md_jobs) else ()
-        uncertainty = explored_by(training, strategy)
+        uncertainty, levels = explored_by(training, strategy), levels_in_force(strategy, trainings_facts(self._places(iteration + 1)))
         if uncertainty is not None:
             refuse_no_kpu(self.explorer)
+            tell(iteration, levels, training.facts["uncertainty"])
         members = training.members if uncertainty is not None and uncertainty.kind == "kpu-committee" else ()
         return ExplorationStage(
             place=self._place(iteration),
@@ -240,12 +264,11 @@ class Campaign:
             read_structure=read_structure,
             failure_budget=strategy.failure_budget,
             entry=entry,
+            levels=levels_facts(levels.levels, levels.source),
         )
 
-    def _levels(self, iteration: int) -> LevelsInForce:
-        return levels_in_force(self.param.strategy, trainings_facts(self._places(iteration + 1)))
-
-    def _selection(self, iteration: int, exploration: ExplorationStage, levels: LevelsInForce) -> SelectionStage:
+    def _selection(self, iteration: int, exploration: ExplorationStage) -> SelectionStage:
+        levels = levels_to_select(self._places(iteration + 1), self.param.strategy)
         request = selection_request(
             self._place(iteration),
             self.explorer,
@@ -331,24 +354,22 @@ class Campaign:
 
     # ---- what the user sees --------------------------------------------------------------------------------------
 
-    def _publish_what_lies_there(self) -> None:
-        """Show the iterations of earlier starts from the first moment, also when this start fails at once."""
-        folders = iteration_folders(self.param.work_dir)
-        board = self.session.board
-        board.iterations = [iteration_row(index, path, entry_explored(self._place(index))) for index, path in enumerate(folders)]
-        board.dataset = dataset_facts(self.param.work_dir, len(folders))
-        board.publish()
+    def _known_entries(self) -> list[int | None]:
+        """The entry of every iteration that lies there: also of those that this start has not come to yet, or never will."""
+        behind = range(len(self._entries), len(iteration_folders(self.param.work_dir)))
+        return [*self._entries, *(entry_explored(self._place(iteration)) for iteration in behind)]
 
-    def _publish(self, models: tuple[Path, ...] = ()) -> None:
+    def _publish(self, models: tuple[Path, ...] = (), *, ended: bool = False) -> None:
         board, work_dir = self.session.board, self.param.work_dir
-        board.iterations = [iteration_row(index, work_dir / f"iter.{index:04d}", entry) for index, entry in enumerate(self._entries)]
-        board.dataset = dataset_facts(work_dir, len(self._entries))
+        entries = self._entries if ended else self._known_entries()
+        board.iterations = [iteration_row(index, work_dir / f"iter.{index:04d}", entry) for index, entry in enumerate(entries)]
+        board.dataset = dataset_facts(work_dir, len(entries))
         if models:
             board.models = [str(path) for path in models]
         board.publish()
 
     def _end(self, upcoming: Next, models: tuple[Path, ...]) -> CampaignEnd:
-        self._publish(models)
+        self._publish(models, ended=True)
         board = self.session.board
         board.state, board.reason, board.stage = upcoming.state, upcoming.reason, ""
         board.publish()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
@@ -19,6 +22,8 @@ from pwact_like.jobs.types import Judge, Task, TaskResult, TaskState
 from pwact_like.stages.base import Stage
 
 log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Dispatching(Protocol):
@@ -98,11 +103,31 @@ class Driver:
         self._on_change(stage, "finished")
 
 
-def _ignore_signals() -> None:
+def _begin_child(parent: int) -> None:
     # Ctrl-C, a terminal that is closed, and the end of a job reach every process; the master alone decides what ends
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _end_with(parent)
+
+
+def _end_with(parent: int) -> None:
+    """Make this process end when its parent does, SIGKILL included: it would sleep for ever, with the parent's stdout open.
+
+    What it was to write is written by rename, and its product has no manifest yet: nothing is half done by that. The system kills it
+    where it can (Linux); everywhere a thread waits for the end of the pipe that only the parent holds open.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(ctypes.c_int(PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:  # it ended before that was asked for
+        os._exit(1)
+    threading.Thread(target=_wait_for_the_end_of, args=(multiprocessing.parent_process(),), name="parent", daemon=True).start()
+
+
+def _wait_for_the_end_of(parent: Any) -> None:
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
@@ -120,7 +145,7 @@ def _signals_held_back() -> Iterator[None]:
 def fork(function: Callable[..., Any], *arguments: Any, beat: Callable[[], None] | None = None) -> Any:
     """Run a module-level function in a fresh child process, so that what it imports and reads leaves the master small.
 
-    ``beat`` is called every second meanwhile.
+    ``beat`` is called every second meanwhile. The child ends with the master, however that ends.
 
     Raises
     ------
@@ -128,7 +153,7 @@ def fork(function: Callable[..., Any], *arguments: Any, beat: Callable[[], None]
         Whatever the function raised, or when the child was killed (out of memory, most often).
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_ignore_signals) as pool:
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_begin_child, initargs=(os.getpid(),)) as pool:
         with _signals_held_back():
             future = pool.submit(function, *arguments)
         while not wait([future], timeout=1.0).done:

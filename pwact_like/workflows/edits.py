@@ -31,6 +31,13 @@ _MOST_LINES = 40
 FIXED = ("work_dir", "campaign", "seed", "init_data", "valid_data", "test_data", "data_format")
 
 
+# what an edit of these means cannot be guessed from "it counts for what has not begun"
+_MEANING = {
+    "strategy.uncertainty": "counts from the next training on; what has explored is selected by the levels that it was explored with",
+    "strategy.kpu_scale": "counts from the next exploration on; what has explored is selected by the levels that it was explored with",
+}
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where the settings came from: the two files (the second may be missing), and how to load such files again.
@@ -168,19 +175,20 @@ def forget_stage(state_dir: Path) -> None:
 
 
 def differences(before: bytes, after: bytes) -> list[str]:
-    """What differs between two JSON texts, a line for each place: ``strategy.max_select: 3 → 5``."""
+    """What differs between two JSON texts, a line for each place: ``strategy.max_select: 3 → 5``; what it means where that is not plain."""
     try:
         old, new = _flat(json.loads(before)), _flat(json.loads(after))
     except ValueError:
         return ["its text has changed"]
     lines = []
     for place in dict.fromkeys([*old, *new]):
+        meaning = f" ({_MEANING[place.lower()]})" if place.lower() in _MEANING else ""
         if place not in new:
-            lines.append(f"{place}: {old[place]} → left out")
+            lines.append(f"{place}: {old[place]} → left out{meaning}")
         elif place not in old:
-            lines.append(f"{place}: {new[place]} is new")
+            lines.append(f"{place}: {new[place]} is new{meaning}")
         elif old[place] != new[place]:
-            lines.append(f"{place}: {old[place]} → {new[place]}")
+            lines.append(f"{place}: {old[place]} → {new[place]}{meaning}")
     return lines or ["only its layout has changed"]
 
 

@@ -15,8 +15,9 @@ from pwact_like.config.train import LabelledBefore
 from pwact_like.engines.protocols import ExploreUncertainty
 from pwact_like.errors import InputError, Problem
 from pwact_like.fsio import is_finished, read_manifest
+from pwact_like.stages.exploration import exploration_folder
 from pwact_like.stages.labelling import label_folder
-from pwact_like.stages.selection import levels_facts, levels_text
+from pwact_like.stages.selection import levels_facts, levels_from, levels_text, selection_folder
 from pwact_like.stages.training import training_folder
 from pwact_like.uncertainty.levels import Levels, RelativeLevels, TrustLevels
 from pwact_like.uncertainty.suggestion import UPPER_RATIO
@@ -104,6 +105,52 @@ def trainings_facts(places: Sequence[Place]) -> list[dict[str, Any] | None]:
     return [read_manifest(folder)["facts"].get("uncertainty") if is_finished(folder) else None for folder in folders]
 
 
+def levels_to_select(places: Sequence[Place], strategy: Strategy) -> LevelsInForce:
+    """Levels by which the frames of a finished exploration, the last of these iterations', are selected.
+
+    Those in force now, unless strategy.uncertainty or kpu_scale was edited since: its levels are meant for other values than those in
+    the exploration's tables, and the levels that it was explored with count. A finished selection has its own, whatever was edited.
+    """
+    place = places[-1]
+    folder = exploration_folder(place)
+    if is_finished(selection_folder(folder)):
+        selected = read_manifest(selection_folder(folder))["facts"]
+        return LevelsInForce(levels_from(selected), selected["levels_from"])
+    explored, now = read_manifest(folder)["facts"], explored_with_now(strategy)
+    was = explored.get("uncertainty", now)
+    if was == now:
+        return levels_in_force(strategy, trainings_facts(places))
+    recorded = explored["levels"]
+    log.info(
+        "iteration %d was explored with %s: its frames are selected by the levels of then (%s); %s counts from the next one on",
+        place.iteration,
+        _called(was),
+        levels_text(recorded),
+        _called(now),
+    )
+    return LevelsInForce(levels_from(recorded), f"{recorded['levels_from']}, when it was explored with {_called(was)}")
+
+
+def explored_with_now(strategy: Strategy) -> dict[str, str]:
+    """What the deviation tables of the next exploration will hold (see `exploration.explored_with`)."""
+    return {"kind": strategy.uncertainty, "scale": strategy.kpu_scale if strategy.uncertainty == "kpu" else "calibrated"}
+
+
+def _called(uncertainty: Mapping[str, str]) -> str:
+    return uncertainty["kind"] + (" (relative scale)" if uncertainty["scale"] == "relative" else "")
+
+
+def suits(facts: Mapping[str, Any], uncertainty: str) -> bool:
+    """Whether the models of a finished training can tell their errors in this way; a kpu-committee's has left all that kpu needs."""
+    made = made_for(facts)
+    return made == uncertainty or (made, uncertainty) == ("kpu-committee", "kpu")
+
+
+def made_for(facts: Mapping[str, Any]) -> str:
+    """The strategy.uncertainty that a finished training was made for."""
+    return str(facts["uncertainty"]["kind"]) if facts.get("uncertainty") else "committee"
+
+
 def explored_by(training: TrainingStage, strategy: Strategy) -> ExploreUncertainty | None:
     """How the uncertainty of a finished training's models is computed; None for a committee.
 
@@ -113,20 +160,18 @@ def explored_by(training: TrainingStage, strategy: Strategy) -> ExploreUncertain
         When the training was made for another uncertainty: strategy.uncertainty was edited since.
     """
     kind = strategy.uncertainty
-    kpu = training.kpu
-    made = "committee" if kpu is None else training.facts["uncertainty"]["kind"]
-    if made == kind == "committee":
-        return None
-    # a kpu-committee's training leaves all that kpu needs
-    if kpu is None or kind == "committee" or (kind == "kpu-committee" and not training.members):
+    if not suits(training.facts, kind):
         raise InputError(
             Problem(
                 "param.json: strategy.uncertainty",
-                f"{kind} is wanted now, and the models in {training.folder} were trained for {made}",
-                f"undo the change until this iteration is done, or go back: pwact-like rewind --to {training.place.iteration}:train",
+                f"{kind} is wanted now, and the models in {training.folder}, which are to explore, were trained for "
+                f"{made_for(training.facts)}",
+                "undo the change until this iteration has explored (from then on it counts for the next one), "
+                f"or train these models anew: pwact-like rewind --to {training.place.iteration}:train",
             )
         )
-    return ExploreUncertainty(kind, kpu, strategy.kpu_scale)
+    kpu = training.kpu
+    return None if kind == "committee" or kpu is None else ExploreUncertainty(kind, kpu, strategy.kpu_scale)
 
 
 def labelled_before(places: Sequence[Place]) -> tuple[LabelledBefore, ...]:

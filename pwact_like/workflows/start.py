@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pwact_like.config.load import Loaded, load_run
 from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, LabelRequest, TrainRequest
 from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
-from pwact_like.errors import InputError, NotAvailableError, Problem
+from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import is_finished, read_manifest, write_json
 from pwact_like.stages.exploration import Run, plan_runs
 from pwact_like.stages.initial_data import DATASET_FOLDER, DATASET_KIND
@@ -110,7 +110,7 @@ def find_problems(loaded: Loaded[RunParam]) -> list[Problem]:
                     # the scratch folder means nothing to the user: the structure does
                     where, what = (text.replace(str(folder), name) for text in (problem.where, problem.what))
                     found[Problem(where, what, problem.cure)] = None
-            except NotAvailableError as error:
+            except (NotAvailableError, DataError) as error:
                 found[Problem(name, str(error).replace(str(folder), name))] = None
     return list(found)
 
@@ -127,6 +127,8 @@ def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[tuple[str, Path,
             yield "strategy.uncertainty", scratch, partial(refuse_no_kpu, engine)
         for model in param.init_model_list:
             yield "init_model_list", scratch, partial(known_errors, trainer, model, learned.kind, "init_model_list")
+    else:
+        yield "init_model_list", scratch, partial(trainer.refuse_committee, param.init_model_list)
     yield "train", scratch, partial(trainer.commands, commands["train"], training)
     if param.init_data:
         yield "train", scratch / "train", partial(trainer.write, scratch / "train", training)

@@ -42,7 +42,7 @@ def training(tmp_path_factory) -> Path:
     samples = 0.01 * torch.randn((5, count), dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     committee = linear_committee(model, samples, [Committee([model]).geometry(silicon())], tolerance=1e-3)
     for number, member in enumerate(committee.members):
-        save_model(folder / f"member.{number:03d}.pt", member)
+        save_model(folder / f"member.{number:03d}.pt", member, {"member_of": "model.pt", "epsilon": committee.epsilon})
     save_model(folder / "model.pt", model)
     pairs = Pairs(np.ones(1), np.ones(1), np.zeros(1, dtype=int))
     names = tuple(f"member.{number:03d}.pt" for number in range(5))
@@ -166,6 +166,11 @@ def test_by_hand(tmp_path, training, monkeypatch, capsys):
     assert read_table(tmp_path / "committee/model_devi.out").kind == "kpu-committee"
     assert main(["md", str(training / "model.pt"), *members[1:], *asked, "-o", "few"]) == 2
     assert "4 members are given besides the model, and its training drew 5" in capsys.readouterr().err
+    assert main(["md", str(training / "model.pt"), *members[1:], str(training / "model.pt"), *asked, "-o", "strange"]) == 2
+    assert "model.pt: this is no member of the training" in capsys.readouterr().err
+    # without kpu.pt nobody knows their factor: every frame would be accurate
+    assert main(["md", str(training / "model.pt"), *members, *asked[:-2], "-o", "plain"]) == 2
+    assert "--kpu KPU.PT" in capsys.readouterr().err and not (tmp_path / "plain").exists()
     assert main(["md", members[0], *asked, "-o", "wrong"]) != 0
     assert "another model's uncertainty" in capsys.readouterr().err and not (tmp_path / "wrong").exists()
 

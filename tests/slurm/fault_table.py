@@ -324,7 +324,7 @@ class FaultTable:
             tmp_path / "training",
             "n=$(cat checkpoint 2>/dev/null || echo 0); echo $((n + 1)) >checkpoint; [ $n -ge 1 ] || sleep 300",
             "touch out",
-            files=TaskFiles(outputs=("out",), carry=("checkpoint",)),
+            files=TaskFiles(outputs=("out",), carry=("checkpoint",), checkpoints=("checkpoint",)),
             max_attempts=1,
         )
         label = make_task(tmp_path / "label", "sleep 300", "touch out", section="DFT", max_attempts=5)

@@ -10,8 +10,10 @@ from ase import Atoms
 from ase.io import write
 
 from pwact_like.config.common import DataPath
+from pwact_like.config.load import load_run
+from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 from pwact_like.errors import BudgetExceededError, InputError, JobError
-from pwact_like.fsio import write_json, write_manifest
+from pwact_like.fsio import read_json, write_json, write_manifest
 from pwact_like.jobs.types import TaskState
 from pwact_like.outcome import Reject, TaskFiles
 from pwact_like.stages.base import Place
@@ -19,10 +21,12 @@ from pwact_like.stages.exploration import entry_explored, exploration_folder
 from pwact_like.stages.initial_data import InitialDataRequest, InitialDataStage, make_initial_data
 from pwact_like.stages.selection import starts_in_test_set
 from pwact_like.stages.training import TrainingStage
-from pwact_like.uncertainty.levels import FrameClass
+from pwact_like.uncertainty.levels import FrameClass, TrustLevels
+from pwact_like.workflows.active_learning import Campaign
 from pwact_like.workflows.convergence import IterationFacts, next_entry
 from pwact_like.workflows.driver import Driver
 from pwact_like.workflows.session import give_another_round, promise_another_round
+from pwact_like.workflows.snapshot import Snapshot
 from pwact_like.workflows.start import claim, refuse_foreign
 
 
@@ -157,6 +161,138 @@ def test_an_edited_model_num_takes_the_models_that_there_are(tmp_path):
     assert stage.trainer.starts == [*before.models, None]
     with pytest.raises(InputError, match="model_num"):
         training(tmp_path, 1, 4, before.models, skip_training=True).plan()
+
+
+class StageUnderWayError(Exception):
+    """A stage that is not finished; the campaign stops here."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+
+def finish_iteration(place, *stages, uncertainty=None):
+    """The products of an iteration as far as a later start looks at them."""
+    trained = {"models": ["train.000/model.pt"], "force_rmse_ev_per_ang": 0.1}
+    explored = {"uncertainty": {"kind": "committee", "scale": "calibrated"}}
+    if uncertainty is not None:
+        learned = {"kind": uncertainty, "lower_ev_per_ang": 0.3, "upper_ev_per_ang": 1.5, "force_rms_ev_per_ang": 1.0}
+        learned["calibration"] = {"note": ""}
+        trained |= {"uncertainty": learned, "kpu": "train.000/kpu.pt", "members": []}
+        explored["uncertainty"] = {"kind": uncertainty, "scale": "calibrated"}
+    levels = {"lower": 0.3, "upper": 1.5, "relative": False, "levels_from": "the calibration of iteration 0"}
+    counts = {"frames_planned": 11, "frames": 11, "accurate": 5, "candidate": 6, "failed": 0, "selected": 3, "rescued": 0}
+    labelled = {"labelled": 3, "rejected": 0, "train_frames": 3, "test_frames": 0, "data": "train.xyz", "data_format": "extxyz"}
+    folder = place.iteration_folder()
+    products = {
+        "train": ("00.train", "models", trained),
+        "explore": ("01.explore/md", "trajectories", {"entry": place.iteration, "trajectories": [], **explored, "levels": levels}),
+        "select": ("01.explore/select", "selection", {**counts, **levels}),
+        "label": ("02.label/result", "labels", {**labelled, "level_of_theory": ""}),
+    }
+    for stage in stages:
+        name, kind, facts = products[stage]
+        (folder / name).mkdir(parents=True)
+        (folder / name / "frame_hashes.txt").write_text("")
+        write_manifest(folder / name, kind, facts=facts)
+
+
+def begin_again(folder, **strategy):
+    """A start in a folder where products lie already, until a stage is to be done: (campaign, that stage or what was raised)."""
+    path, resource = micro.write_campaign(folder, entries=3, strategy=strategy, reserve_md_traj=True)
+    param = load_run(path, resource, work_dir=folder).param
+    board = Snapshot(folder / ".pwact_like/run", "run", "c", dict)
+
+    def drive(stage):
+        if stage.folder == folder / "dataset":
+            return stage.finished or stage.collect({})
+        if not stage.finished:
+            raise StageUnderWayError(stage)
+        return None
+
+    session = SimpleNamespace(
+        board=board, edits=SimpleNamespace(param=param), drive=drive, fork=in_this_process, command=lambda section: "pwact-like"
+    )
+    campaign = Campaign(session, param, trainer_for(param.train), explorer_for(param.explore), labeler_for(param.dft.labelling))
+    try:
+        campaign.run()
+    except StageUnderWayError as stopped:
+        return campaign, stopped.stage
+    except InputError as error:
+        return campaign, error
+    raise AssertionError("everything was done already")
+
+
+KPU = {"uncertainty": "kpu", "model_num": 1, "lower_model_devi_f": None, "upper_model_devi_f": None}
+WHOLE = ("train", "explore", "select", "label")
+
+
+def test_an_edited_uncertainty_does_not_lock_what_is_finished(tmp_path):
+    """Found by an attack: finished iterations were asked for levels and kinds that their models had never been made for."""
+    finish_iteration(Place(tmp_path, 1, 0), *WHOLE, uncertainty="kpu")
+    finish_iteration(Place(tmp_path, 1, 1), *WHOLE)
+    # from kpu by way of a committee to PWact's scale
+    campaign, stage = begin_again(tmp_path, **KPU, kpu_scale="relative")
+    assert isinstance(stage, TrainingStage) and stage.place.iteration == 2 and stage.uncertainty.kind == "kpu"
+    assert [row["entry"] for row in campaign.session.board.iterations] == [0, 1, 2]
+    campaign, stage = begin_again(tmp_path)
+    assert stage.place.iteration == 2 and stage.uncertainty is None and stage.n_members == 3
+
+
+@pytest.mark.parametrize(("before", "after"), [("kpu", {}), (None, KPU), ("kpu", {**KPU, "kpu_scale": "relative"})])
+def test_what_has_explored_is_selected_by_the_levels_of_then(tmp_path, caplog, before, after):
+    caplog.set_level("INFO")
+    finish_iteration(Place(tmp_path, 1, 0), *WHOLE, uncertainty=before)
+    finish_iteration(Place(tmp_path, 1, 1), "train", "explore", uncertainty=before)
+    _, stage = begin_again(tmp_path, **after)
+    assert (stage.name, stage.request.place.iteration, stage.request.levels) == ("select", 1, TrustLevels(0.3, 1.5))
+    assert f"when it was explored with {before or 'committee'}" in stage.request.levels_from
+    assert "are selected by the levels of then" in caplog.text
+    # the same uncertainty with other levels: these were edited to count
+    _, stage = begin_again(tmp_path, **({**KPU, "kpu_lower": 0.2, "kpu_upper": 0.4} if before else {}))
+    assert stage.request.levels == (TrustLevels(0.2, 0.4) if before else TrustLevels(1e-4, 50.0))
+
+
+def test_models_of_another_uncertainty_do_not_explore_and_no_iteration_is_lost_from_sight(tmp_path):
+    """Found by an attack: after the refusal `status` and al.record ended with the first iteration."""
+    finish_iteration(Place(tmp_path, 1, 0), *WHOLE, uncertainty="kpu")
+    finish_iteration(Place(tmp_path, 1, 1), "train", uncertainty="kpu")
+    campaign, error = begin_again(tmp_path)
+    assert "committee is wanted now" in str(error) and "trained for kpu" in str(error)
+    assert "rewind --to 1:train" in str(error) and "until this iteration has explored" in str(error)
+    assert [row["index"] for row in campaign.session.board.iterations] == [0, 1]
+    assert campaign.session.board.iterations[1]["force_rmse_ev_per_ang"] == 0.1
+    first = read_json(tmp_path / ".pwact_like/run/status.json")["iterations"]
+    assert len(first) == 2 and (tmp_path / "al.record").read_text() == "0 0\n0 1\n0 2\n1 0\n"
+
+
+def test_models_that_cannot_tell_their_errors_as_wanted_now_are_not_taken_over(tmp_path):
+    """Without new labels the next iteration takes the models over: of a committee's there is no kpu.pt, for ever."""
+    finish_iteration(Place(tmp_path, 1, 0), *WHOLE[:3])
+    label = {"labelled": 0, "rejected": 0, "train_frames": 0, "test_frames": 0, "data": "", "data_format": "extxyz"}
+    folder = Place(tmp_path, 1, 0).iteration_folder() / "02.label/result"
+    folder.mkdir(parents=True)
+    (folder / "frame_hashes.txt").write_text("")
+    write_manifest(folder, "labels", facts={**label, "level_of_theory": ""})
+    _, stage = begin_again(tmp_path, **KPU)
+    assert stage.place.iteration == 1 and not stage.skip_training and len(stage.init_models) == 1
+    _, stage = begin_again(tmp_path)
+    assert stage.skip_training
+
+
+def test_an_uncertainty_edited_under_a_running_master_waits_for_the_next_training(tmp_path):
+    """It ended the master between a training and its exploration."""
+    finish_iteration(Place(tmp_path, 1, 0), "train", uncertainty="kpu")
+    campaign, stage = begin_again(tmp_path, **KPU)
+    assert stage.name == "explore" and stage.uncertainty.kind == "kpu"
+    before = campaign.param
+    path, resource = micro.write_campaign(tmp_path, entries=3, strategy={"max_select": 7})
+    edited = load_run(path, resource, work_dir=tmp_path).param
+    campaign.session.edits.param = edited
+    for _ in range(2):
+        campaign._take_edits(within=0)
+        assert campaign.param.strategy is before.strategy and not campaign.param.reserve_md_traj
+    campaign._take_edits()
+    assert campaign.param is edited
 
 
 # ---- convergence ------------------------------------------------------------------------------------------------------

@@ -16,10 +16,12 @@ from pwact_like.cli.main import main  # noqa: E402
 from pwact_like.config.load import load_train  # noqa: E402
 from pwact_like.config.train import UncertaintySettings  # noqa: E402
 from pwact_like.data.formats import write_frames  # noqa: E402
+from pwact_like.engines.trainers.embedded import EmbeddedTrainer  # noqa: E402
 from pwact_like.errors import DataError, InputError  # noqa: E402
-from pwact_like.potentials.committee import Committee  # noqa: E402
+from pwact_like.potentials.committee import Committee, load_committee  # noqa: E402
 from pwact_like.potentials.judging import methods_of  # noqa: E402
-from pwact_like.potentials.kpu_file import SelfAware, read_knowledge  # noqa: E402
+from pwact_like.potentials.kpu_file import SelfAware, read_knowledge, refuse_strange_members  # noqa: E402
+from pwact_like.potentials.linear_committee import moved_model  # noqa: E402
 from pwact_like.potentials.modelfile import read_model  # noqa: E402
 from pwact_like.potentials.self_knowledge import hold_out, labelled_before  # noqa: E402
 from pwact_like.potentials.training import train  # noqa: E402
@@ -149,6 +151,27 @@ def test_resumed_after_the_last_step_ends_with_the_same_files(tmp_path, monkeypa
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
 
 
+def test_what_an_earlier_training_left_does_not_speak_of_the_new_model(tmp_path) -> None:
+    """Found by an attack: kpu.pt stayed when the model was trained anew without uncertainty."""
+    folder = trained(tmp_path / "out", kind="kpu-committee", members=3)
+    for name in ("test.json", "member.007.pt.bak", "member.mine.pt"):
+        (folder / name).write_text("{}")
+    again = trained(folder, kind="kpu-committee", members=2, tau=1e-4)
+    assert sorted(path.name for path in again.glob("member.*")) == ["member.000.pt", "member.001.pt", "member.007.pt.bak", "member.mine.pt"]
+    knowledge = read_knowledge(folder / "kpu.pt", read_model(folder / "model.pt")[0])
+    refuse_strange_members(knowledge, [(folder / name, read_model(folder / name)[0]) for name in knowledge.members], folder / "kpu.pt")
+    train(settings_for(tmp_path, FRAMES, VALID, epochs=2), folder, progress=False)
+    assert {path.name for path in folder.iterdir()} == {
+        "model.pt",
+        "lcurve.csv",
+        "train.log",
+        "deleted.jsonl",
+        "member.007.pt.bak",
+        "member.mine.pt",
+    }
+    assert "kpu.pt, member.000.pt, member.001.pt, uncertainty.json: left by an earlier training" in (folder / "train.log").read_text()
+
+
 def test_another_model_s_kpu_is_refused(committee, other) -> None:
     with pytest.raises(DataError, match="another model's uncertainty"):
         read_knowledge(committee / "kpu.pt", read_model(other / "model.pt")[0])
@@ -176,6 +199,55 @@ def test_kpu_command_writes_pwacts_file(tmp_path, committee, hot, capsys) -> Non
     assert main(["kpu", "-m", str(committee / "model.pt"), "-c", str(one), "-s", str(out)]) == 0 and len(read_table(out)) == 1
     assert main(["kpu", "-m", str(committee / "model.pt"), "-c", str(tmp_path / "none.xyz")]) == 2
     assert "is not there" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path, committee, hot, capsys) -> None:
+    """Found by an attack: a traceback."""
+    model, absent = str(committee / "model.pt"), "cuda:99"
+    (tmp_path / "train.json").write_text(json.dumps({"atom_type": ["Cu"], "train_data": [str(hot)]}))
+    for command in (
+        ["eval", model, str(hot)],
+        ["eval", model, str(hot), "--uncertainty", str(tmp_path / "u")],
+        ["kpu", "-m", model, "-c", str(hot), "-s", str(tmp_path / "o")],
+        ["train", str(tmp_path / "train.json"), "-o", str(tmp_path / "t"), "-q"],
+    ):
+        for name in (absent, "gpu", "meta"):
+            assert main([*command, "--device", name]) == 2, command
+            said = capsys.readouterr().err
+            assert f"--device: nothing can be computed on '{name}'" in said and "(here: cpu" in said and "Traceback" not in said
+    assert not (tmp_path / "t").exists() and not (tmp_path / "o").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path, committee, hot, capsys, monkeypatch) -> None:
+    """Found by an attack: hours of work were lost for a name."""
+    from pwact_like.potentials import modelfile
+
+    model = str(committee / "model.pt")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    HOT[0].atoms.write(tmp_path / "start.xyz")
+    (tmp_path / "u.npz").mkdir()
+    monkeypatch.setattr(modelfile, "read_arrays", None)  # no model is read before
+    run = ["md", model, "-s", str(tmp_path / "start.xyz"), "--temp", "300", "--nsteps", "1", "-o"]
+    for command, words in (
+        (["kpu", "-m", model, "-c", str(hot), "-s", str(tmp_path / "folder")], "-s: "),
+        (["kpu", "-m", model, "-c", str(hot), "-s", str(tmp_path / "file/new/o")], "file is no folder"),
+        (["eval", model, str(hot), "--save", str(tmp_path / "file/p.npz")], "--save: "),
+        (["eval", model, str(hot), "--uncertainty", str(tmp_path / "u")], "u.npz is a folder"),
+        (["eval", model, str(hot), "--uncertainty", "."], "no beginning of file names"),
+        ([*run, str(tmp_path / "file")], "a folder is wanted"),
+        ([*run, str(tmp_path / "file/sub")], "-o: "),
+    ):
+        assert main(command) == 2, command
+        assert words in capsys.readouterr().err, command
+
+
+def test_options_of_an_uncertainty_that_is_not_judged_are_not_ignored(committee, other, hot, capsys) -> None:
+    models = [str(committee / "model.pt"), str(other / "model.pt")]
+    assert main(["eval", *models, str(hot), "--exact", "--tau", "0.1", "--calibrate-on", str(hot), "--kpu", str(committee / "kpu.pt")]) == 2
+    said = capsys.readouterr().err
+    assert all(f"--{name}: it belongs to --uncertainty" in said for name in ("exact", "tau", "calibrate-on", "kpu"))
+    assert "--kpu: it is of one model, and there are 2" in said
 
 
 def test_exact_needs_the_covariance(tmp_path, other, hot, capsys) -> None:
@@ -206,12 +278,35 @@ def test_eval_judges_all_kinds_alike(tmp_path, committee, other, hot, capsys) ->
     assert "knows nothing of its errors" in capsys.readouterr().err
 
 
-def test_members_are_judged_where_they_lie(committee) -> None:
-    """Found by an attack: the kpu.pt beside the members is their model's, and eval refused them all."""
-    members = sorted(committee.glob("member.*.pt"))
-    assert [method.name for method in methods_of(members)] == ["committee"]
-    model = committee / "model.pt"
-    assert [method.name.split()[0] for method in methods_of([model, *members])] == ["committee", "kpu-committee"]
+def test_members_of_one_training_are_no_plain_committee(committee, other, hot, capsys) -> None:
+    """Found by an attack: their deviation, without the factor in kpu.pt, was in the fifth digit, and nothing warned."""
+    model, *members = (str(path) for path in (committee / "model.pt", *sorted(committee.glob("member.*.pt"))))
+    for models in (members, [model, *members], [str(other / "model.pt"), members[0]]):
+        with pytest.raises(InputError, match="every frame would look accurate"):
+            methods_of([Path(path) for path in models])
+        with pytest.raises(InputError, match="--kpu"):
+            load_committee(models)
+        assert main(["eval", *models, str(hot)]) == 2
+        assert "drawn from the training of model.pt" in capsys.readouterr().err
+    with pytest.raises(InputError, match="drawn from the training"):
+        EmbeddedTrainer().refuse_committee([Path(path) for path in [str(other / "model.pt"), members[0]]])
+    EmbeddedTrainer().refuse_committee([committee / "model.pt", other / "model.pt"])
+    # one alone is a model like any other, and the model speaks for its members
+    assert main(["eval", members[0], str(hot)]) == 0
+    assert [method.name.split()[0] for method in methods_of([Path(model)])] == ["kpu-committee"]
+
+
+def test_a_member_of_another_training_does_not_get_this_one_s_factor(tmp_path, committee) -> None:
+    knowledge = read_knowledge(committee / "kpu.pt", read_model(committee / "model.pt")[0])
+    members = [(committee / name, read_model(committee / name)[0]) for name in knowledge.members]
+    refuse_strange_members(knowledge, members[::-1], committee / "kpu.pt")
+    strange = (tmp_path / "strange.pt", moved_model(members[0][1], torch.full((sum(p.numel() for p in members[0][1].parameters()),), 1e-9)))
+    with pytest.raises(InputError, match=r"strange\.pt: this is no member"):
+        refuse_strange_members(knowledge, [strange, *members[1:]], committee / "kpu.pt")
+    with pytest.raises(InputError, match=r"member\.001\.pt: this member is given twice"):
+        refuse_strange_members(knowledge, [members[1], *members[1:]], committee / "kpu.pt")
+    with pytest.raises(InputError, match="5 members are given"):
+        refuse_strange_members(knowledge, members[1:], committee / "kpu.pt")
 
 
 def test_filter_suggests_from_saved_pairs(tmp_path, committee, hot, capsys) -> None:

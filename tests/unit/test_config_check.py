@@ -5,6 +5,7 @@ import os
 from importlib import metadata
 
 import pytest
+import vasp_files
 from config_files import POSCAR_SI, XYZ_SI, bulk_files, changed, run_files, write
 from support import ROOT
 
@@ -212,10 +213,30 @@ def test_traps_of_vasp(tmp_path):
     (tmp_path / "POTCAR").write_text("PAW_PBE Si 05Jan2001\n")
     settings["DFT"] = {"dft_style": "vasp", "input": "INCAR", "pseudo": "POTCAR", "kspacing": 0.3}
     notes = "\n".join(examine(tmp_path, settings).notes)
-    for words in ("NSW = 100 and IBRION = 2", "LWAVE not .FALSE.", "MAGMOM", "KPOINTS file wins"):
+    for words in ("NSW = 100 and IBRION = 2", "LWAVE not .FALSE.", "MAGMOM", "the kspacing 0.3 has no effect"):
         assert words in notes
     (tmp_path / "INCAR").write_text("NSW = 0\nIBRION = -1\nLWAVE = .F.\nLCHARG = .false.\n")
     assert not any("INCAR" in note for note in examine(tmp_path, settings).notes)
+    (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\n")
+    notes = "\n".join(examine(tmp_path, changed(settings, "DFT.kspacing")).notes)
+    assert "ISPIN = 2 and no MAGMOM" in notes and "neither kspacing nor KSPACING" in notes
+    (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\nMAGMOM = Si:1\n")
+    assert not any("INCAR" in note for note in examine(tmp_path, settings).notes)  # by element: nothing to say
+
+
+def test_labels_without_a_virial_are_announced(tmp_path):
+    settings = bulk_files(tmp_path) | {"dft_style": "vasp", "pseudo": "POTCAR", "aimd_input": {"input": "INCAR", "kspacing": 0.3}}
+    (tmp_path / "POTCAR").write_text(vasp_files.potcar("Si"))
+    for text, told in ((vasp_files.aimd(5), False), (vasp_files.aimd(5).replace("ISIF = 2\n", ""), True)):
+        (tmp_path / "INCAR").write_text(text)
+        notes = examine(tmp_path, settings, load_init_bulk).notes
+        assert any("the labels have no virial" in note for note in notes) == told
+    settings |= {"dft_style": "pwmat", "pseudo": "Si.UPF", "aimd_input": {"input": "etot.input", "kspacing": 0.3}}
+    (tmp_path / "Si.UPF").write_text("x")
+    for text, told in ((vasp_files.etot_aimd(5), False), (vasp_files.etot_aimd(5).replace("OUT.STRESS = T\n", ""), True)):
+        (tmp_path / "etot.input").write_text(text)
+        notes = examine(tmp_path, settings, load_init_bulk).notes
+        assert any("the labels have no virial" in note for note in notes) == told
 
 
 def test_k_points_set_twice_for_pwmat(tmp_path):
@@ -272,6 +293,21 @@ def test_every_stage_of_init_bulk_is_tried(tmp_path, capsys):
     assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert "fmax" in err and "nsteps is missing" in err
+
+
+def test_the_structure_that_is_tried_is_the_supercell(tmp_path, capsys):
+    """A list that fits the supercell was refused for the cell of the file."""
+    settings = bulk_files(tmp_path)
+    (tmp_path / "INCAR").write_text(vasp_files.aimd(5) + "ISPIN = 2\nMAGMOM = 16*1\n")
+    vasp_files.write_potcars(tmp_path, Si=245.3)
+    settings["sys_configs"][0] |= {"super_cell": [1, 1, 2]}
+    settings |= {"dft_style": "vasp", "pseudo": "POTCAR_Si", "aimd_input": {"input": "INCAR", "kspacing": 0.3}}
+    write(tmp_path, "param.json", settings)
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 0
+    settings["sys_configs"][0] |= {"super_cell": [1, 1, 1]}
+    write(tmp_path, "param.json", settings)
+    assert main(["check", str(tmp_path / "param.json"), "--work-dir", str(tmp_path)]) == 2
+    assert "16 values, and the structure of 8 atoms needs 8" in capsys.readouterr().err
 
 
 def test_an_engine_of_another_package(tmp_path, monkeypatch):
@@ -335,7 +371,7 @@ def test_pwacts_own_pairs(param, capsys):
     before = sorted(SHARED.rglob("*"))
     assert main(["check", str(path), str(path.parent / "resource.json"), "--work-dir", str(path.parent)]) == 0
     out = capsys.readouterr().out
-    assert "PWmat is not built here yet" in out
+    assert "PWmat is not built" not in out
     assert sorted(SHARED.rglob("*")) == before
     names = {key.lower() for key in json.loads(path.read_text()) if not key.startswith("_")}
     assert not [line for line in out.splitlines() if "unknown key" in line], names

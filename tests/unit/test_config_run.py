@@ -144,7 +144,7 @@ def test_the_users_own_lammps_inputs(tmp_path):
     assert first.lmps_in_idx == (1, 1) and first.nsteps is None and second.lmps_in_idx == (0, 1)
     assert loaded.param.explore.lmps_in == (tmp_path / "lmps" / "in0.lmps", tmp_path / "lmps" / "in1.lmps")
     assert any("nsteps without effect" in note for note in loaded.notes)
-    assert any("LAMMPS" in problem.what for problem in unavailable(loaded))
+    assert not any("LAMMPS" in problem.what for problem in unavailable(loaded))
     # with the embedded MD the input cannot be run: a note in check, a refusal in run
     assert any("lmps_in_idx" in problem.what for problem in unavailable(load(tmp_path, settings)))
     assert "explore.lmps_in[1]" in problems(tmp_path, changed(settings, "explore.lmps_in.1", "in9.lmps"))

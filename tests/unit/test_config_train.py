@@ -94,6 +94,24 @@ def test_keys_of_the_other_optimizer_are_named(tmp_path):
     [
         ({"optimizer": {"optimizer": "ADAM", "learning_rate": 1e-6}}, "optimizer", "stop_lr"),
         ({"optimizer": {"train_energy": False, "train_force": False}}, "optimizer", "nothing to train on"),
+        # found by an attack: such a training ran to its end and had learned nothing
+        ({"optimizer": {"optimizer": "LKF", "pre_fac_etot": 0, "pre_fac_force": 0}}, "optimizer", "every prefactor"),
+        (
+            {
+                "optimizer": {
+                    "optimizer": "ADAM",
+                    "train_energy": False,
+                    "start_pre_fac_force": 0,
+                    "end_pre_fac_force": 0,
+                    "pre_fac_force": 1,
+                    "end_pre_fac_etot": 1,
+                }
+            },
+            "optimizer",
+            "every prefactor",
+        ),
+        # and this one was refused after the whole training
+        ({"optimizer": "ADAM", "uncertainty": {"posterior": "filter"}}, "uncertainty.posterior", "not of ADAM | use laplace"),
         ({"model": {"descriptor": {"Rmin": 6}}}, "model.descriptor", "smaller than Rmax"),
         ({"model": {"descriptor": {"network_size": [4, 8]}}}, "model.descriptor", "M2 (16)"),
         ({"model": {"descriptor": {"Rmax": -1}}}, "model.descriptor.Rmax", "greater than 0"),

@@ -253,3 +253,69 @@ def test_missing_and_unknown(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="holds none of"):
         read_frames(tmp_path / "folder")
+
+
+# ---- XDATCAR ----------------------------------------------------------------------------------------------------------
+
+XDATCAR = """cubic diamond
+           1
+     5.400000    0.000000    0.000000
+     0.100000    5.500000    0.000000
+     0.000000    0.200000    5.600000
+   Li_sv/0f1e  Si
+   1   2
+Direct configuration=     1
+   0.00000000  0.50000000  0.25000000
+   0.10000000  0.20000000 -0.30000000
+   0.75000000  0.75000000  1.25000000
+"""
+SECOND = "Direct configuration=     5\n   0.10000000  0.50000000  0.25000000\n" + 2 * "   0.10000000  0.20000000  0.30000000\n"
+
+
+@pytest.mark.parametrize("name", ["XDATCAR", "run3_xdatcar.txt", "positions"])
+def test_an_xdatcar_is_a_trajectory_whatever_its_name(tmp_path, name):
+    """Found by an attack: without -f it was taken for a POSCAR, and one frame was read of it."""
+    path = tmp_path / name
+    path.write_text(XDATCAR + SECOND)
+    assert detect_format(path) == "vasp/xdatcar"
+    first, second = read_frames(path)
+    cell = np.array([[5.4, 0, 0], [0.1, 5.5, 0], [0, 0.2, 5.6]])
+    assert first.label is None and first.atoms.numbers.tolist() == [3, 14, 14] and first.atoms.pbc.all()
+    np.testing.assert_array_equal(first.atoms.cell.array, cell)
+    np.testing.assert_allclose(first.atoms.positions[1], 0.1 * cell[0] + 0.2 * cell[1] - 0.3 * cell[2], rtol=0, atol=1e-15)
+    assert [frame.origin.step for frame in (first, second)] == [1, 5]
+
+
+def test_an_xdatcar_with_a_changing_cell_is_what_ase_reads(tmp_path):
+    from ase.io import read
+
+    path = tmp_path / "XDATCAR"
+    grown = (
+        XDATCAR.replace("Li_sv/0f1e", "Li")
+        .replace("           1\n", "        1.05\n")
+        .replace("configuration=     1", "configuration=     2")
+    )
+    path.write_text(XDATCAR.replace("Li_sv/0f1e", "Li") + grown)
+    ours, theirs = read_frames(path), read(path, index=":", format="vasp-xdatcar")
+    assert len(ours) == len(theirs) == 2
+    for frame, atoms in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(frame.atoms.cell.array, atoms.cell.array, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(frame.atoms.positions, atoms.positions, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        (XDATCAR + SECOND[:-20], TruncatedError, "configuration 5"),
+        (XDATCAR[: XDATCAR.index("Direct")], TruncatedError, "no configuration"),
+        (XDATCAR.replace("0.50000000", "**********"), DataError, "line 9"),
+        (XDATCAR.replace("   1   2", "   1"), DataError, "line 6: 2 elements and 1 counts"),
+        (XDATCAR.replace("Si", "Xy"), DataError, "'Xy' is not a chemical element"),
+        (XDATCAR + "strange\nlines\n" + "x\n" * 6, DataError, "line 13: no head"),
+    ],
+)
+def test_a_broken_xdatcar_names_the_place(tmp_path, text, error, words):
+    path = tmp_path / "XDATCAR"
+    path.write_text(text)
+    with pytest.raises(error, match=words.replace("*", "\\*")):
+        read_frames(path)

@@ -114,7 +114,7 @@ def test_memory_is_told_from_the_jobs_own_output(bench, tmp_path):
 
 # ---------------------------------------------------------------------- time
 
-CARRY = TaskFiles(outputs=("out",), carry=("checkpoint",))
+CARRY = TaskFiles(outputs=("out",), carry=("checkpoint", "log"), checkpoints=("checkpoint",))
 
 
 def test_a_checkpoint_goes_on_without_a_strike(bench, tmp_path):
@@ -145,6 +145,45 @@ def test_a_checkpoint_that_does_not_move_is_a_strike(bench, tmp_path):
         run_and_end(bench, dispatcher, number, EndCause.TIMEOUT, task, None, checkpoint="step 1")
     assert [attempt.strike for attempt in dispatcher.journal.attempts("t")] == [False, True, True]
     assert state_of(dispatcher) is TaskState.FAILED
+
+
+@pytest.mark.parametrize("cause", [EndCause.TIMEOUT, EndCause.PREEMPTED])
+def test_a_log_is_no_progress(bench, tmp_path, cause):
+    """Found by an attack: it differs after every start, and a task that got nowhere was tried for ever."""
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=3)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    for number in range(1, 20):
+        if state_of(dispatcher) is not None:
+            break
+        run_and_end(bench, dispatcher, number, cause, task, None, log="started\n" * number)
+    assert state_of(dispatcher) is TaskState.FAILED
+    # by its own fault three times, or by nobody's ten times
+    assert len(dispatcher.journal.attempts("t")) == (3 if cause is EndCause.TIMEOUT else 10)
+
+
+def test_places_that_earlier_attempts_had_come_to_are_no_progress(bench, tmp_path):
+    """As when each attempt begins anew because it cannot use the checkpoint."""
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=2)
+    dispatcher = bench([task])
+    dispatcher.tick()
+    for number, step in enumerate((3, 5, 3, 5), start=1):
+        run_and_end(bench, dispatcher, number, EndCause.TIMEOUT, task, None, checkpoint=f"step {step}")
+    assert [attempt.strike for attempt in dispatcher.journal.attempts("t")] == [False, False, True, True]
+
+
+def test_a_task_that_comes_to_no_checkpoint_gets_more_time(bench, tmp_path):
+    """Its log had counted as a checkpoint; without one, the same time would do no better."""
+    task = make_task(tmp_path / "t", "touch out", files=CARRY, max_attempts=3)
+    bench.scheduler.longest = 5400
+    dispatcher = bench([task], train=ResourceSection(time="1:00:00"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, None, log="started")
+    assert asks_of(dispatcher, task).time_s == 5400 and dispatcher.journal.attempts("t")[0].strike
+    run_and_end(bench, dispatcher, 2, EndCause.TIMEOUT, task, None, log="started", checkpoint="step 1")
+    run_and_end(bench, dispatcher, 3, EndCause.TIMEOUT, task, None, log="started", checkpoint="step 1")
+    assert [attempt.strike for attempt in dispatcher.journal.attempts("t")] == [True, False, True, False]
+    assert state_of(dispatcher) is None, "as much time as there is, and a checkpoint to go on from"
 
 
 def test_a_label_gets_more_time_or_is_set_aside(bench, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from pwact_like.cli.main import main
 from pwact_like.errors import DataError, InputError
+from pwact_like.fsio import write_manifest
 from pwact_like.stages.frame_pool import CSV_NAMES, read_pool, write_csvs
 from pwact_like.stages.refilter import refilter
 from pwact_like.stages.selection import counts_line, levels_facts, summary
@@ -156,10 +157,10 @@ def test_levels_and_tables_of_different_units_are_refused(tmp_path):
 
 
 def test_filter_takes_levels_in_the_unit_of_a_kpu_table(tmp_path):
-    for unit, values in (("eV/Ang", [0.05, 0.2, 0.5]), ("1", [1e-4, 2e-4, 9e-4])):
+    for unit, values, lower in (("eV/Ang", [0.05, 0.2, 0.5], 0.075), ("1", [1e-4, 2e-4, 9e-4], 1.5)):
         md = tmp_path / unit.replace("/", "") / "md"
         kpu_row(md / "md.000.sys.000", "md.000.sys.000.t.000", values, unit=unit)
-        text, _ = refilter(md, 1.5 * values[0], 1.5 * values[1], save=False)
+        text, _ = refilter(md, lower, 3 * lower, save=False)
         assert "accurate 1 rate 33.33%    selected 1 rate 33.33%    error 1 rate 33.33%" in text and "(kpu" in text
 
 
@@ -178,3 +179,58 @@ def test_filter_names_what_is_wrong(tmp_path):
         refilter(tmp_path, 0.3, 0.2, save=False)
     with pytest.raises(InputError, match="no deviation table"):
         refilter(tmp_path, 0.1, 0.2, save=False)
+
+
+def relative_exploration(folder, values):
+    """Finished, with one run whose table holds a variance without unit."""
+    md = folder / "iter.0000/01.explore/md"
+    leaf = md / "md.000.sys.000/md.000.sys.000.t.000"
+    leaf.mkdir(parents=True)
+    with TableWriter(leaf / "model_devi.out", kind="kpu", unit="1") as table:
+        for step, value in enumerate(values):
+            table.append(step, (value, value / 2, value / 2))
+    names = {"trajectory": "traj.xyz", "table": "model_devi.out"}
+    paths = {key: str((leaf / name).relative_to(folder)) for key, name in names.items()}
+    run = {"leaf": leaf.name, "system": leaf.parent.name, "group": 0, "quota": 9, "structure": "a.xyz", "ended": "", **paths}
+    write_manifest(md, "trajectories", facts={"trajectories": [{**run, "frames_planned": len(values)}]})
+    return md
+
+
+def test_other_levels_on_pwacts_scale_are_multiples_and_say_so(tmp_path, capsys):
+    """Found by an attack: they were compared, as if in eV/Å, with variances without unit."""
+    md = relative_exploration(tmp_path, [2e-9, 1e-9, 3e-9, 9e-9])
+    assert main(["filter", "-i", str(md), "-l", "0.6", "-u", "2", "-s"]) == 0
+    said = capsys.readouterr().out
+    assert "levels: lower 0.6 upper 2 times each run's own first values (kpu, a variance)" in said
+    assert "accurate 1 rate 25.00%    selected 2 rate 50.00%    error 1 rate 25.00%" in said
+    assert "1.2e-09" in said and "4e-09" in said
+    assert [float(line["devi_force"]) for line in read_csv(md.parent / "filter/candidate.csv")] == [2e-9, 3e-9]
+
+
+def test_no_option_of_filter_is_ignored_without_a_word(tmp_path, capsys):
+    """Found by an attack."""
+    md = relative_exploration(tmp_path, [1.0])
+    for options, words in (
+        (["-l", "0.1", "-u", "0.3", "--tolerance", "0.2"], "--tolerance: it belongs to --suggest"),
+        (["-l", "0.1", "-u", "0.3", "--pairs", "p.npz"], "--pairs: it belongs to --suggest"),
+        (["--suggest", "-s"], "--suggest writes no lists"),
+        (["--suggest", "-l", "0.3"], "both levels are wanted"),
+        (["--suggest", "-l", "0.3", "-u", "0.1"], "0.3 and 0.1"),
+        (["-l", "nan", "-u", "0.1"], "nan and 0.1"),
+        (["--suggest", "--pairs", "p.npz"], "--tolerance"),
+    ):
+        assert main(["filter", "-i", str(md), *options]) == 2
+        assert words in capsys.readouterr().err, options
+    assert main(["filter", "-i", str(md), "--suggest", "-l", "2", "-u", "1", "-s", "--pairs", "p.npz"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3, "all at once"
+
+
+def test_suggested_levels_are_not_compared_with_variances_without_unit(tmp_path, capsys):
+    md = relative_exploration(tmp_path, [1.0, 9.0])
+    sigma = np.linspace(0.05, 0.5, 30)
+    np.savez(tmp_path / "pairs.npz", **{"kpu.sigma": sigma, "kpu.error": sigma, "kpu.frame": np.arange(30)})
+    asked = ["filter", "-i", str(md), "--suggest", "--tolerance", "0.2", "--pairs", str(tmp_path / "pairs.npz"), "-l", "0.1", "-u", "0.3"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "of the labelled frames" in said and "note: this iteration was explored with kpu_scale relative" in said
+    assert "with lower 0.1:" in said and "explored frames" not in said

@@ -25,6 +25,14 @@ from pwact_like.workflows.edits import Edits, Sources, differences
         (b'{"a": 1}', b'{ "a" : 1 }', ["only its layout has changed"]),
         (b'{"a": 1}', b'{"a": ', ["its text has changed"]),
         (b'{"a": {}}', b'{"a": []}', ["a: {} \u2192 []"]),
+        (
+            b'{"Strategy": {"uncertainty": "kpu"}}',
+            b'{"Strategy": {"uncertainty": "committee"}}',
+            [
+                'Strategy.uncertainty: "kpu" \u2192 "committee" (counts from the next training on; what has explored is selected by the '
+                "levels that it was explored with)"
+            ],
+        ),
     ],
 )
 def test_differences(before, after, lines):

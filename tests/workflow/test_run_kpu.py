@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import micro
 import numpy as np
@@ -122,6 +123,25 @@ def test_kpu_committee(tmp_path):
     assert facts(tmp_path, "01.explore/select")["levels_from"] == "param.json"
     content = json.loads(next((tmp_path / "iter.0000/01.explore").rglob("md.json")).read_text())
     assert len(content["models"]) == 4 and content["uncertainty"]["kind"] == "kpu-committee"
+
+
+@pytest.mark.slow
+def test_edited_to_a_committee_after_an_exploration(tmp_path):
+    """Found by an attack: such an edit between two starts locked the campaign, and `status` lost its iterations."""
+    write_campaign(tmp_path, entries=2, strategy={"uncertainty": "kpu", "kpu_lower": 0.001, "kpu_upper": 50.0, "kpu_samples": 8})
+    killed = micro.pwact_like(tmp_path, "run", "param.json", "resource.json", kill_at="collecting:4")
+    assert killed.returncode == -signal.SIGKILL and micro.status(tmp_path)["iterations"][-1]["stage"] == "select", killed.stderr
+    committee = {"uncertainty": "committee", "model_num": 3, "lower_model_devi_f": 1e-4, "upper_model_devi_f": 40.0, "max_select": 3}
+    micro.edit(tmp_path / "param.json", lambda content: content.update(strategy=committee))
+    run(tmp_path)
+    assert [row["uncertainty"] for row in micro.status(tmp_path)["iterations"]] == ["kpu", "committee", "committee"]
+    first, second = (facts(tmp_path, "01.explore/select", iteration) for iteration in (0, 1))
+    assert (first["lower"], first["upper"], first["levels_from"]) == (0.001, 50.0, "param.json, when it was explored with kpu")
+    assert (second["lower"], second["upper"], second["levels_from"]) == (1e-4, 40.0, "param.json")
+    assert 'strategy.uncertainty: "kpu" → "committee" (counts from the next training on' in (tmp_path / "run.log").read_text()
+    # and back again, with every product finished
+    micro.edit(tmp_path / "param.json", lambda content: content.update(strategy={"uncertainty": "kpu"}))
+    assert "finished" in run(tmp_path) and len(micro.status(tmp_path)["iterations"]) == 3
 
 
 @pytest.mark.slow

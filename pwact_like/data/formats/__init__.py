@@ -53,6 +53,10 @@ def _source(path: Path, format_name: str, elements: Sequence[str] | None) -> Ite
         from pwact_like.data.formats.vasprun import iter_vasprun
 
         return iter_vasprun(path)
+    if format_name == "vasp/xdatcar":
+        from pwact_like.data.formats.xdatcar import iter_xdatcar
+
+        return iter_xdatcar(path)
     if format_name in ("cp2k/scf", "cp2k/md"):
         from pwact_like.data.cp2k_output import iter_cp2k_output
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pwact_like.data.formats.pwmat import FRAME_HEADER
+from pwact_like.data.formats.xdatcar import CONFIGURATION
 from pwact_like.errors import DataError
 
 # format → what it is; the names are PWact's and pwdata's
@@ -15,6 +16,7 @@ FORMATS: dict[str, str] = {
     "pwmat/config": "PWmat's atom.config (a structure)",
     "vasp/outcar": "VASP's OUTCAR",
     "vasp/xml": "VASP's vasprun.xml",
+    "vasp/xdatcar": "VASP's XDATCAR (a trajectory without labels)",
     "vasp/poscar": "VASP's POSCAR or CONTCAR (a structure)",
     "cp2k/scf": "what CP2K prints in a single-point run",
     "cp2k/md": "what CP2K prints in an MD run or a relaxation",
@@ -33,6 +35,7 @@ _ALIASES = {
     "poscar": "vasp/poscar",
     "contcar": "vasp/poscar",
     "vasprun": "vasp/xml",
+    "xdatcar": "vasp/xdatcar",
     "cp2k": "cp2k/md",
     "xyz": "extxyz",
     "dump": "lammps/dump",
@@ -85,6 +88,8 @@ def _by_name(name: str) -> str | None:
         return "pwmat/mlmd"
     if "OUTCAR" in upper:
         return "vasp/outcar"
+    if upper == "XDATCAR":  # by its content otherwise: many convert them to XDATCAR.xyz
+        return "vasp/xdatcar"
     if upper.endswith(".XML") and "VASPRUN" in upper:
         return "vasp/xml"
     if upper.endswith(".CONFIG"):
@@ -113,6 +118,8 @@ def _by_content(head: str) -> str | None:
         return "extxyz"
     if "xlo xhi" in head and re.search(r"^\s*\d+\s+atoms\b", head, re.MULTILINE):
         return "lammps/lmp"
+    if any(CONFIGURATION.match(line) for line in lines):  # before POSCAR: its head is one
+        return "vasp/xdatcar"
     vectors = len(lines) > 6 and all(re.match(rf"{_FLOATS}(?:\s+{_FLOATS}){{2}}\s*$", line) for line in lines[2:5])
     if vectors and re.match(rf"{_FLOATS}(?:\s+{_FLOATS}){{0,2}}\s*(?:!.*)?$", second):
         return "vasp/poscar"

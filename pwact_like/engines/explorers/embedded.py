@@ -23,7 +23,7 @@ class EmbeddedExplorer(Explorer):
     """One trajectory is one call of ``pwact-like md md.json``; everything it needs lies in the task's folder."""
 
     name: ClassVar[str] = "embedded"
-    can_kpu: ClassVar[bool] = True
+    can_kpu = True
 
     def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
         """Write md.json and start.xyz; the models and kpu.pt are links.
@@ -68,6 +68,7 @@ class EmbeddedExplorer(Explorer):
             outputs=(TRAJECTORY, TABLE, RESULT),
             optional_outputs=(LOG,),
             carry=(CHECKPOINT, TRAJECTORY, TABLE, LOG),
+            checkpoints=(CHECKPOINT,),
         )
 
     def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:

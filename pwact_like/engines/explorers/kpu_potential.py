@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pwact_like.engines.explorers.potential import Assessment, Deviation, ModelPotential, Potential
-from pwact_like.errors import InputError, Problem
 from pwact_like.uncertainty.committee import force_deviation
 from pwact_like.uncertainty.table import DIMENSIONLESS, EV_PER_ANG, KPU, KPU_COMMITTEE
 
@@ -86,26 +85,19 @@ class KpuCommitteePotential(Potential):
     DataError
         When a file cannot be read, or model and kpu are not of one training.
     InputError
-        When there are more or fewer members than the training drew: their factor would be wrong.
+        When the members are not all those that this training drew: their factor would be wrong.
     """
 
     kind = KPU_COMMITTEE
 
     def __init__(self, models: tuple[Path, ...], kpu: Path) -> None:
         from pwact_like.potentials.committee import Committee
-        from pwact_like.potentials.kpu_file import read_knowledge
+        from pwact_like.potentials.kpu_file import read_knowledge, refuse_strange_members
         from pwact_like.potentials.modelfile import read_model
 
         driver, *members = (read_model(path)[0] for path in models)
         knowledge = read_knowledge(kpu, driver)
-        if len(members) != len(knowledge.members):
-            raise InputError(
-                Problem(
-                    str(kpu),
-                    f"{len(members)} members are given besides the model, and its training drew {len(knowledge.members)}",
-                    "give the model and then every member.NNN.pt of its folder",
-                )
-            )
+        refuse_strange_members(knowledge, list(zip(models[1:], members, strict=True)), kpu)
         self._calibration, self._factor = knowledge.calibration, knowledge.factor
         self._driver = Committee([driver])
         self._all = Committee([driver, *members])

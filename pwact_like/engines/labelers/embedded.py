@@ -121,6 +121,7 @@ class EmbeddedLabeler(Labeler):
             outputs=(RESULT_FILE,),
             optional_outputs=(LABEL_FILE,),
             carry=(PARTIAL_FILE, CHECKPOINT_FILE) if request.kind == "aimd" else (),
+            checkpoints=(CHECKPOINT_FILE,) if request.kind == "aimd" else (),
         )
 
     def write_batch(self, folder: Path, requests: Sequence[LabelRequest]) -> TaskFiles:

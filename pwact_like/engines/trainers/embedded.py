@@ -19,6 +19,7 @@ from pwact_like.engines.protocols import KnownErrors, KpuKind, Trainer, TrainRep
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import read_json, write_json
 from pwact_like.outcome import Ok, Outcome, Reject, TaskFiles
+from pwact_like.potentials.members import refuse_members
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
@@ -77,6 +78,7 @@ class EmbeddedTrainer(Trainer):
             outputs=(MODEL, LEARNING_CURVE, *((TEST,) if request.test_data else ()), *learned),
             optional_outputs=(LOG,),
             carry=(CHECKPOINT, LOG),  # the checkpoint holds the learning curve
+            checkpoints=(CHECKPOINT,),
         )
 
     def commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
@@ -136,6 +138,10 @@ class EmbeddedTrainer(Trainer):
             raise DataError(f"{folder / MODEL} is missing; was the folder cleaned?")
         curve, test = folder / LEARNING_CURVE, folder / TEST
         return TrainReport(folder / MODEL, curve if curve.is_file() else None, read_json(test) if test.is_file() else None)
+
+    def refuse_committee(self, models: Sequence[Path]) -> None:
+        """Members that were drawn from one training are none without their factor."""
+        refuse_members((path, check_model(path)) for path in models)
 
     def known_errors(self, folder: Path, kind: KpuKind) -> KnownErrors:
         """See the protocol."""
@@ -221,8 +227,8 @@ def _linked(kind: str, data: Sequence[DataPath], links: list[tuple[str, str]]) -
     return entries
 
 
-def check_model(path: Path) -> None:
-    """Insist that a file of pwact-like train is whole and its numbers are finite, without torch.
+def check_model(path: Path) -> dict[str, Any]:
+    """Insist that a file of pwact-like train is whole and its numbers are finite, without torch; returns its header.
 
     Raises
     ------
@@ -234,8 +240,9 @@ def check_model(path: Path) -> None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             bad = [name for name in archive.files if archive[name].dtype.kind == "f" and not np.isfinite(archive[name]).all()]
-            json.loads(archive["header"].tobytes())
+            header: dict[str, Any] = json.loads(archive["header"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError) as error:
         raise DataError(f"{path}: not a whole file of pwact-like train: {error}") from error
     if bad:
         raise DataError(f"{path}: {bad[0]} holds numbers that are not finite: the training has diverged; lower learning_rate")
+    return header

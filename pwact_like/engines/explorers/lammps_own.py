@@ -1,0 +1,277 @@
+"""The user's own LAMMPS input (``lmps_in``): what is ours in it is replaced, all else stays as it is.
+
+Ours are: units, boundary, atom_style, read_data and read_restart, mass, pair_style and pair_coeff, dump, restart and log,
+the variables DUMP_FREQ (trj_freq of md_jobs) and restart (1 in a run that goes on), and the seed of ``velocity … create``.
+A command that acts once on the atoms (velocity, set, displace_atoms, change_box) is skipped in a run that goes on, and
+``run N`` counts from the beginning, so that the same file serves the first attempt and every later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pwact_like.engines.explorers.lammps_input import Blocks
+from pwact_like.engines.explorers.lammps_script import Command, Variables, parse_script
+from pwact_like.errors import InputError, Problem
+
+OWNED = frozenset("units boundary atom_style read_data read_restart mass pair_style pair_coeff dump dump_modify undump restart log".split())
+ONCE = frozenset({"velocity", "set", "displace_atoms", "change_box"})
+_LOOP = "the number of steps could not be told, nor a run be continued"
+_ATOMS = "the frames would no longer be of the start structure's atoms"
+_REFUSED: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("jump", "label", "next"), (f"loops and jumps: {_LOOP}", "write the runs one after the other")),
+    "include": ("commands of another file are not seen", "put its lines here"),
+    "clear": ("it removes the structure and the potential that are set up for the run", "remove it"),
+    "quit": ("the lines after it, which end the run properly, would not be reached", "remove it"),
+    **dict.fromkeys(
+        (
+            "create_box",
+            "create_atoms",
+            "delete_atoms",
+            "replicate",
+            "reset_atoms",
+            "reset_atom_ids",
+            "group2ndx",
+            "read_dump",
+            "balance_atoms",
+        ),
+        (_ATOMS, "prepare the structure beforehand, in sys_configs (super_cell of init_bulk)"),
+    ),
+    "reset_timestep": ("frames, deviations and restarts are known by their step", "remove it"),
+    **dict.fromkeys(
+        ("minimize", "min_style", "neb", "tad", "prd", "hyper", "temper", "temper/grem", "temper/npt", "rerun"),
+        ("it is no MD run, and its steps are no frames of one", "relax structures beforehand (init_bulk's relax)"),
+    ),
+    "partition": ("one run a task", "remove it"),
+}
+# of dump_modify: what would leave frames out, or put them elsewhere
+_BAD_DUMP_WORDS = frozenset(
+    {"every", "thresh", "region", "delay", "skip", "nfile", "fileper", "append", "maxfiles", "first", "header", "units"}
+)
+_DUMP_FREQ, _RESTART = "DUMP_FREQ", "restart"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A ``run``: its last step, counted from the beginning, and the words besides the number."""
+
+    begins: int
+    ends: int
+    more: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OwnInput:
+    """A user's input that can be run.
+
+    Attributes
+    ----------
+    path
+        The file.
+    commands
+        All of its commands.
+    runs
+        Place of each ``run`` among them → what it does.
+    dump_options
+        Words of the user's dump_modify that hold for our dump.
+    boundary
+        Whether all three directions are periodic (else none is).
+    """
+
+    path: Path
+    commands: tuple[Command, ...]
+    runs: dict[int, _Run]
+    dump_options: tuple[str, ...]
+    boundary: bool
+
+    @property
+    def nsteps(self) -> int:
+        """Last step of the last run."""
+        return max(run.ends for run in self.runs.values())
+
+    @classmethod
+    def read(cls, path: Path) -> OwnInput:
+        """Read and check.
+
+        Raises
+        ------
+        InputError
+            With file, line and cure of everything that cannot be run this way.
+        """
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(Problem(str(path), f"the LAMMPS input cannot be read: {error}")) from error
+        commands = tuple(parse_script(text, str(path)))
+        problems = list(_refused(commands, path))
+        runs, more = _runs(commands, path)
+        options, worse = _dump_options(commands, path)
+        boundary, odd = _conditions(commands, path)
+        problems += [*more, *worse, *odd]
+        if not any(_is_structure(command) for command in commands):
+            problems.append(
+                Problem(str(path), "no read_data: it says where the structure comes in", "add read_data lmp.config before the run")
+            )
+        if not runs and not more:
+            problems.append(Problem(str(path), "no run: it makes no step", "add run N"))
+        if problems:
+            raise InputError(problems)
+        return cls(path, commands, runs, options, boundary)
+
+    def render(self, ours: Blocks, seed: int, trj_freq: int) -> str:
+        """in.lammps: the user's commands with our blocks in their places."""
+        lines = [f"# written by pwact-like from the user's {self.path.name}", *ours.top, ""]
+        structure_done = output_done = False
+        for place, command in enumerate(self.commands):
+            if _is_structure(command):
+                lines += [] if structure_done else ours.structure
+                structure_done = True
+            elif place in self.runs:
+                lines += [] if output_done else ours.output
+                output_done = True
+                lines += _run_lines(self.runs[place], place, single=len(self.runs) == 1)
+            elif command.name == "variable" and command.arguments[:1] in ((_DUMP_FREQ,), (_RESTART,)):
+                value = str(trj_freq) if command.arguments[0] == _DUMP_FREQ else "${pwl_resumed}"
+                lines.append(f"variable {command.arguments[0]} equal {value}")
+            elif command.name not in OWNED:
+                lines += _kept(command, place, seed)
+        return "\n".join([*lines, *ours.end]) + "\n"
+
+
+def _is_structure(command: Command) -> bool:
+    """Read_data or read_restart, or an ``if`` that chooses between them."""
+    if command.name in ("read_data", "read_restart"):
+        return True
+    inner = [found for _, found in command.branches()]
+    return bool(inner) and all(found.name in ("read_data", "read_restart") for found in inner)
+
+
+def _kept(command: Command, place: int, seed: int) -> list[str]:
+    """A command of the user's, skipped in a run that goes on if it acts once on the atoms."""
+    for inside, inner in command.branches():
+        command = command.with_word(inside, _quoted(_seeded(inner, seed, place).text))
+    command = _seeded(command, seed, place)
+    once = command.name in ONCE or any(inner.name in ONCE for _, inner in command.branches())
+    if not once:
+        return [command.text]
+    label = f"pwl_after_{place}"
+    return [f'if "${{pwl_resumed}} > 0" then "jump SELF {label}"', command.text, f"label {label}"]
+
+
+def _seeded(command: Command, seed: int, place: int) -> Command:
+    """Velocity create with a seed of ours (another one for each command)."""
+    if command.name == "velocity" and len(command.words) > 4 and command.words[2].text == "create":
+        return command.with_word(4, str((seed + place - 1) % (2**31 - 2) + 1))
+    return command
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if '"' not in text else f"'{text}'" if "'" not in text else f'"""{text}"""'
+
+
+def _run_lines(run: _Run, place: int, *, single: bool) -> list[str]:
+    text = " ".join(["run", str(run.ends), "upto", *run.more])
+    if single:
+        return [text]
+    label = f"pwl_after_{place}"
+    # of several runs some may be behind a run that goes on
+    return [f'if "$(step) > {run.ends}" then "jump SELF {label}"', text, f"label {label}"]
+
+
+def _refused(commands: tuple[Command, ...], path: Path) -> Iterator[Problem]:
+    for command in commands:
+        inside = [inner for _, inner in command.branches()]
+        for one in (command, *inside):
+            where = f"{path}: line {one.line}"
+            if one.name in _REFUSED:
+                what, cure = _REFUSED[one.name]
+                yield Problem(where, f"{one.name}: {what}", cure)
+            elif "$" in one.name:
+                yield Problem(where, f"{one.name}: which command this is cannot be told", "write the command itself")
+            elif one.name == "run" and one is not command:
+                yield Problem(where, f"a run inside an if: {_LOOP}", "write the run by itself")
+            elif one.name == "if":
+                if one is not command:
+                    yield Problem(where, "an if inside an if", "write them one after the other")
+            elif one is not command and one.name in OWNED and not _is_structure(command):
+                yield Problem(where, f"{one.name} inside an if: it is replaced, and so cannot depend on a condition", "write it by itself")
+            elif one.name.startswith(("thermo_style", "fix")) and any(word.text in ("pwl_stop", "pwl_model") for word in one.words[1:2]):
+                yield Problem(where, "names that begin with pwl_ are ours", "rename it")
+
+
+def _runs(commands: tuple[Command, ...], path: Path) -> tuple[dict[int, _Run], list[Problem]]:
+    """Every run, counted from step 0."""
+    variables = Variables()
+    runs: dict[int, _Run] = {}
+    problems = []
+    step = 0
+    for place, command in enumerate(commands):
+        if command.name == "variable":
+            variables.define(command.arguments)
+        if command.name != "run":
+            continue
+        where = f"{path}: line {command.line}"
+        words = list(command.arguments)
+        number = variables.number(words[0]) if words else None
+        if number is None or number != int(number) or number < 0:
+            cure = "write a number, or a variable that is equal to numbers"
+            problems.append(Problem(where, f"{command.text!r}: how many steps these are cannot be told", cure))
+            continue
+        rest = words[1:]
+        if "every" in rest:
+            problems.append(
+                Problem(
+                    where, "run … every: commands between steps cannot be continued after an interruption", "use fix print, or leave it out"
+                )
+            )
+            continue
+        ends = int(number) if "upto" in rest else step + int(number)
+        if ends < step:
+            problems.append(Problem(where, f"{command.text!r} ends at step {ends}, and the run before it at {step}", "give a later step"))
+            continue
+        more = [word for word in rest if word != "upto"]
+        # what a fix ramps along the run goes by the run's own first and last step, also in one that goes on
+        more += [] if "start" in more else ["start", str(step)]
+        more += [] if "stop" in more else ["stop", str(ends)]
+        runs[place] = _Run(step, ends, tuple(more))
+        step = ends
+    return runs, problems
+
+
+def _dump_options(commands: tuple[Command, ...], path: Path) -> tuple[tuple[str, ...], list[Problem]]:
+    """Options of the first dump's dump_modify."""
+    first = next((command.arguments[0] for command in commands if command.name == "dump" and command.arguments), None)
+    options: list[str] = []
+    problems = []
+    for command in commands:
+        if command.name != "dump_modify" or command.arguments[:1] != (first,):
+            continue
+        bad = sorted(set(command.arguments[1:]) & _BAD_DUMP_WORDS)
+        if bad:
+            what = f"dump_modify {', '.join(bad)}: every frame is needed, in one file"
+            problems.append(Problem(f"{path}: line {command.line}", what, "leave it out; trj_freq of md_jobs says how often"))
+        options += command.arguments[1:]
+    return tuple(options), problems
+
+
+def _conditions(commands: tuple[Command, ...], path: Path) -> tuple[bool, list[Problem]]:
+    """Whether the run is periodic; units and atom_style are ours only where the user's are the same."""
+    boundary = True
+    problems = []
+    for command in commands:
+        where, words = f"{path}: line {command.line}", command.arguments
+        if command.name == "units" and words != ("metal",):
+            problems.append(
+                Problem(where, f"{command.text!r}: the run is in metal units", "write all numbers in metal units (ps, bar, eV)")
+            )
+        elif command.name == "atom_style" and words[:1] not in (("atomic",), ()):
+            problems.append(Problem(where, f"{command.text!r}: the structure comes as atom_style atomic", "leave it out"))
+        elif command.name == "boundary":
+            kinds = {word == "p" for word in words}
+            if len(words) != 3 or len(kinds) != 1 or not set("".join(words)) <= set("pfsm"):
+                what = f"{command.text!r}: all three directions are periodic, or none is"
+                problems.append(Problem(where, what, "write p p p (with vacuum in the cell), or f f f"))
+            boundary = kinds == {True}
+    return boundary, problems

@@ -1,0 +1,478 @@
+"""LAMMPS without LAMMPS: inputs both ways, what is refused, pair styles, cells, restarts, and how a run's end is judged."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from config_files import run_files, write
+from lammps_support import settings
+
+from pwact_like.config.load import load_run
+from pwact_like.engines.explorers import lammps_command, lammps_finish, lammps_restart
+from pwact_like.engines.explorers.lammps import LammpsExplorer
+from pwact_like.engines.explorers.lammps_cell import data_file, to_lower, turn_back
+from pwact_like.engines.explorers.lammps_own import OwnInput
+from pwact_like.engines.explorers.lammps_pair import pair_style
+from pwact_like.engines.explorers.lammps_script import Variables, parse_script, split_words
+from pwact_like.engines.explorers.lammps_task import LmpTask
+from pwact_like.engines.explorers.md_files import MdResult
+from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, MdSettings
+from pwact_like.errors import InputError, JobError, OutOfTimeError
+from pwact_like.time_limit import STOP_FILE_VARIABLE
+from pwact_like.uncertainty.table import read_table
+
+MD = MdSettings("nvt", nsteps=40, trj_freq=10, md_dt_ps=0.002, temp_k=300.0)
+MODELS = (Path("/somewhere/0/graph.pb"), Path("/somewhere/1/graph.pb"))
+
+
+def request(md: MdSettings = MD, **more) -> ExploreRequest:
+    return replace(ExploreRequest(bulk("Si", cubic=True), MODELS, md, 17, None), **more)
+
+
+def written(tmp_path: Path, explorer: LammpsExplorer, asked: ExploreRequest) -> list[str]:
+    explorer.write(tmp_path / "task", asked)
+    return (tmp_path / "task" / "in.lammps").read_text().splitlines()
+
+
+# ---- by keywords ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "press", "fix"),
+    [
+        ("nve", None, "fix md all nve"),
+        ("nvt", None, "fix md all nvt temp 300.0 300.0 0.1"),
+        ("npt-iso", 10.0, "fix md all npt temp 300.0 300.0 0.1 iso 10.0 10.0 0.5 fixedpoint 0.0 0.0 0.0"),
+        ("npt-aniso", -5.0, "fix md all npt temp 300.0 300.0 0.1 aniso -5.0 -5.0 0.5 fixedpoint 0.0 0.0 0.0"),
+        ("npt-tri", 0.0, "fix md all npt temp 300.0 300.0 0.1 tri 0.0 0.0 0.5 fixedpoint 0.0 0.0 0.0 flip no"),
+    ],
+)
+def test_the_input_by_keywords(tmp_path, ensemble, press, fix):
+    lines = written(
+        tmp_path, LammpsExplorer(settings("deepmd", elements=(8, 14))), request(replace(MD, ensemble=ensemble, press_bar=press))
+    )
+    for line in (
+        "units metal",
+        "boundary p p p",
+        "neigh_modify delay 10",
+        "mass 1 15.999",
+        "pair_style deepmd model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out",
+        "pair_coeff * * O Si",
+        'if "${pwl_resumed} == 0" then "velocity all create 300.0 17 mom yes rot no dist gaussian"',
+        fix,
+        "timestep 0.002",
+        "dump pwl_dump all custom 10 traj.lammpstrj id type element xu yu zu fx fy fz",
+        "run 40 upto",
+    ):
+        assert line in lines, line
+    assert lines.index("units metal") < lines.index("pair_coeff * * O Si") < lines.index(fix) < lines.index("run 40 upto")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("matpl", ["pair_style matpl model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out", "pair_coeff * * 14 8"]),
+        ("matpl/dp", ["pair_style matpl/dp model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out", "pair_coeff * * 14 8"]),
+        ("MatPL/NEP", ["pair_style matpl/nep model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out", "pair_coeff * * 14 8"]),
+        (
+            "mace",
+            ["newton on", "atom_modify map yes", "pair_style mace no_domain_decomposition", "pair_coeff * * model.000.pb Si O"],
+        ),
+        ("nep", ["pair_style nep", "pair_coeff * * model.000.pb Si O"]),
+        ("allegro", ["newton on", "pair_style allegro", "pair_coeff * * model.000.pb Si O"]),
+    ],
+)
+def test_pair_styles(tmp_path, name, expected):
+    lines = written(tmp_path, LammpsExplorer(settings(name, elements=(14, 8))), request())
+    places = [lines.index(line) for line in expected]
+    assert places == sorted(places)
+    box = next(place for place, line in enumerate(lines) if "read_data" in line)
+    for line, place in zip(expected, places, strict=True):
+        assert (place < box) == line.startswith(("newton", "atom_modify"))
+    # styles that know no deviation are run over the trajectory once a model
+    reruns = sorted(path.name for path in (tmp_path / "task").glob("rerun.*.lammps"))
+    assert reruns == ([] if "matpl" in name.lower() else ["rerun.000.lammps", "rerun.001.lammps"])
+    for index, rerun in enumerate(reruns):
+        assert expected[-1].replace("000", f"{index:03d}") in (tmp_path / "task" / rerun).read_text()
+
+
+def test_own_pair_lines_keep_lammps_s_own_variables():
+    style = pair_style(["variable c equal 3.0", "pair_style lj/cut ${c}", "pair_coeff * * {model} {numbers}"], "here")
+    assert style.lines(["a", "b"], ["Si", "O"], 5)[1] == ["variable c equal 3.0", "pair_style lj/cut ${c}", "pair_coeff * * a 14 8"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (["depmd"], "neither a known name"),
+        (["pair_style x {modell}", "pair_coeff * * {model}"], "{modell}: no such placeholder"),
+        (["pair_style x {models}"], "no {out_file}"),
+        (["pair_style x"], "the models appear nowhere"),
+        (["pair_style x {model}", "run 10"], "'run' belongs to the run"),
+        (["pair_style x {models} {out_file}", "pair_coeff {model}"], "exclude each other"),
+    ],
+)
+def test_pair_lines_that_are_wrong(lines, text):
+    with pytest.raises(InputError) as caught:
+        pair_style(lines, "explore.lmps_pair")
+    assert text in str(caught.value)
+
+
+def test_everything_wrong_with_a_run_is_told_at_once(tmp_path):
+    explorer = LammpsExplorer(settings("deepmd", elements=(8,)))
+    atoms = bulk("Si", cubic=True)
+    atoms.cell = None
+    kpu = ExploreUncertainty("kpu", tmp_path / "kpu.pt")
+    with pytest.raises(InputError) as caught:
+        explorer.write(tmp_path, request(atoms=atoms, uncertainty=kpu))
+    text = str(caught.value)
+    assert all(part in text for part in ("kpu needs the embedded potential", "no cell", "the model knows no Si"))
+    with pytest.raises(InputError, match="periodic"):
+        explorer = LammpsExplorer(settings("deepmd"))
+        explorer.write(tmp_path, request(replace(MD, ensemble="npt-iso", press_bar=0.0, boundary=False)))
+
+
+# ---- the user's own inputs -----------------------------------------------------------------------------------------
+
+OWN = """\
+# run 7 in a comment, and pair_style too
+variable  NSTEPS equal 4*100
+variable  restart equal 0
+variable  DUMP_FREQ equal 5
+variable  T equal 500.0 # a tail
+units     metal
+boundary  p p p
+atom_style atomic
+neighbor  1.5 bin
+if "${restart} > 0" then "read_restart lmps.restart.*" else "read_data lmp.config"
+mass 1 28.086
+pair_style matpl a.pt b.pt &
+   out_freq ${DUMP_FREQ} &
+   out_file model_devi.out
+pair_coeff * * 14
+compute run all temp
+group mass type 1
+thermo ${DUMP_FREQ}
+dump 3 all custom ${DUMP_FREQ} traj/*.lammpstrj id type x y z
+dump_modify 3 flush yes
+dump 4 all xyz 1 more.xyz
+dump_modify 4 every 2
+restart 10000 lmps.restart
+if "${restart} == 0" then "velocity all create ${T} 76752"
+fix 1 all npt temp $T $T 0.1 iso 1 1 0.5
+print "a # in quotes"
+run ${NSTEPS} upto
+"""
+
+
+def test_an_own_input_keeps_what_is_not_ours(tmp_path):
+    path = tmp_path / "in0.lmps"
+    path.write_text(OWN)
+    lines = written(tmp_path, LammpsExplorer(settings("deepmd")), request(lmps_in=path))
+    for line in (
+        "variable restart equal ${pwl_resumed}",
+        "variable DUMP_FREQ equal 10",
+        "neighbor 1.5 bin",
+        'if "${pwl_resumed} > 0" then "read_restart ${pwl_restart}" else "read_data lmp.config"',
+        "mass 1 28.085",
+        "pair_style deepmd model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out",
+        "compute run all temp",
+        "group mass type 1",
+        "thermo ${DUMP_FREQ}",
+        "dump_modify pwl_dump flush yes",
+        "fix 1 all npt temp $T $T 0.1 iso 1 1 0.5",
+        'print "a # in quotes"',
+        "run 400 upto start 0 stop 400",
+    ):
+        assert lines.count(line) == 1, line
+    text = "\n".join(lines)
+    assert not any(part in text for part in ("matpl", "28.086", "more.xyz", "lmps.restart", "76752", "every 2", "# a tail"))
+    place = next(number for number, line in enumerate(lines) if "velocity all create ${T}" in line)
+    assert lines[place - 1].startswith('if "${pwl_resumed} > 0" then "jump SELF') and lines[place + 1].startswith("label")
+    assert LammpsExplorer(settings("deepmd")).frames_planned(tmp_path / "task", MD) == 41
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("include other.in", "line 3: include: commands of another file are not seen (put its lines here)"),
+        ("label loop", "line 3: label: loops and jumps"),
+        ("minimize 1e-4 1e-6 10 10", "line 3: minimize: it is no MD run"),
+        ("units real", "line 3: 'units real': the run is in metal units"),
+        ("atom_style charge", "line 3: 'atom_style charge'"),
+        ("boundary p p f", "line 3: 'boundary p p f': all three directions"),
+        ("run ${WHAT}", "line 3: 'run ${WHAT}': how many steps these are cannot be told"),
+        ('if "1 > 0" then "run 10"', "line 3: a run inside an if"),
+        ('if "1 > 0" then "pair_coeff * *"', "line 3: pair_coeff inside an if"),
+        ("${CMD} 1", "line 3: ${CMD}: which command this is cannot be told"),
+        ("create_atoms 1 box", "line 3: create_atoms: the frames would no longer be"),
+        ('print "never closed', "line 3: a quote"),
+        ("dump 1 all atom 5 x\ndump_modify 1 thresh x > 1", "line 4: dump_modify thresh: every frame is needed"),
+        ("run 100 every 10 NULL", "line 3: run … every"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_its_line(tmp_path, line, text):
+    path = tmp_path / "in.lmps"
+    path.write_text(f"units metal\nread_data x\n{line}\nrun 10\n")
+    with pytest.raises(InputError) as caught:
+        OwnInput.read(path)
+    assert f"{path}: {text}" in str(caught.value)
+
+
+def test_an_input_without_structure_or_run_is_refused(tmp_path):
+    path = tmp_path / "in.lmps"
+    path.write_text("# run 10\n")
+    with pytest.raises(InputError) as caught:
+        OwnInput.read(path)
+    assert "no read_data" in str(caught.value) and "no run" in str(caught.value)
+
+
+def test_boundaries_and_several_runs_of_an_own_input(tmp_path):
+    path = tmp_path / "in.lmps"
+    path.write_text("boundary f f f\nread_data x\nfix 1 all nve\nrun 10 post no\nrun 25 start 0\n")
+    own = OwnInput.read(path)
+    assert own.nsteps == 35 and own.boundary is False
+    explorer = LammpsExplorer(settings("deepmd"))
+    lines = written(tmp_path, explorer, request(lmps_in=path))
+    assert "boundary f f f" in lines and "box tilt large" not in lines
+    assert [line for line in lines if line.startswith("run")] == ["run 10 upto post no start 0 stop 10", "run 35 upto start 0 stop 35"]
+    assert lines.index("label pwl_after_3") < lines.index("run 35 upto start 0 stop 35")
+    assert lines[lines.index("run 35 upto start 0 stop 35") - 1] == 'if "$(step) > 35" then "jump SELF pwl_after_4"'
+
+
+def test_words_and_variables():
+    assert [word.text for word in split_words("a 'b c' \"d # e\" $(1 + 2) # f")] == ["a", "b c", "d # e", "$(1 + 2)"]
+    commands = parse_script('one &\ntwo\n\n  # no & here\nprint """a\nb"""\nthree', "x")
+    assert [(command.line, command.arguments) for command in commands] == [(1, ("two",)), (5, ("a\nb",)), (7, ())]
+    variables = Variables()
+    for words in (
+        ("N", "equal", "10"),
+        ("M", "equal", "v_N*3+$(2^3)"),
+        ("i", "index", "4", "5"),
+        ("i", "index", "9"),
+        ("x", "string", "a"),
+    ):
+        variables.define(words)
+    assert variables.number("${M}") is None  # an immediate inside an expression is LAMMPS's to tell
+    variables.define(("M", "equal", "v_N*3+2^3"))
+    assert [variables.number(text) for text in ("${M}", "$i", "${x}", "1e3", "$(v_N/4)")] == [38.0, 4.0, None, 1000.0, 2.5]
+
+
+# ---- cells ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_any_cell_is_a_lammps_cell_times_a_turn(sign):
+    cell = np.random.default_rng(3).normal(size=(3, 3)) * 4.0
+    cell[2] *= sign * np.sign(np.linalg.det(cell))
+    lower, turn = to_lower(cell)
+    assert (np.triu(lower, 1) == 0.0).all() and (np.diag(lower) > 0.0).all()
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-14)
+    np.testing.assert_allclose(lower @ turn, cell, atol=1e-13)
+    assert np.linalg.det(turn) == pytest.approx(sign)
+
+
+def test_a_data_file_read_by_ase(tmp_path):
+    """ASE's reader as the other program: cell, elements, masses and distances."""
+    from ase.io import read
+
+    atoms = bulk("SiC", "zincblende", 4.4)
+    atoms.rattle(0.1, seed=1)
+    (tmp_path / "lmp.config").write_text(data_file(atoms, ("C", "Ge", "Si"), True))
+    found = read(tmp_path / "lmp.config", format="lammps-data", units="metal", atom_style="atomic")
+    assert found.get_chemical_symbols() == atoms.get_chemical_symbols()
+    np.testing.assert_allclose(found.cell.lengths(), atoms.cell.lengths(), rtol=1e-12)
+    np.testing.assert_allclose(found.cell.angles(), atoms.cell.angles(), rtol=1e-12)
+    assert found.get_distance(0, 1, mic=True) == pytest.approx(atoms.get_distance(0, 1, mic=True), rel=1e-10)
+    _, turn = to_lower(atoms.cell.array)
+    back = turn_back(found, turn, True, atoms.cell.array)
+    np.testing.assert_allclose(back.cell.array, atoms.cell.array, atol=1e-12)
+
+
+# ---- restarts and ends ---------------------------------------------------------------------------------------------
+
+
+def task(**changes) -> LmpTask:
+    rows = tuple(tuple(row) for row in np.eye(3).tolist())
+    return replace(LmpTask(("Si",), rows, rows, True, 40, 10, "file", ("model.000.pb", "model.001.pb")), **changes)
+
+
+def restart_bytes(step: int) -> bytes:
+    """The beginning and the end of a restart file of LAMMPS 22 Jul 2025, as it stands on disk."""
+    head = b"LammpS RestartT\0" + struct.pack("=ii", 1, 3) + struct.pack("=ii", 0, 12) + b"22 Jul 2025\0"
+    for flag, value in ((1, 4), (48, 4), (2, 4), (3, 8)):
+        head += struct.pack("=ii", flag, value)
+    head += struct.pack("=ii", 4, 6) + b"metal\0" + struct.pack("=iq", 5, step)
+    return head + b"\0" * 100 + b"LammpS RestartT\0"
+
+
+def dump_frame(step: int) -> str:
+    return (
+        f"ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+        "ITEM: ATOMS id type element xu yu zu fx fy fz\n1 1 Si 0 0 0 1 0 0\n2 1 Si 1 1 1 -1 0 0\n"
+    )
+
+
+DEEPMD = """\
+#       step         max_devi_v         min_devi_v         avg_devi_v         max_devi_f         min_devi_f         avg_devi_f
+           0       7.000000e-03       1.000000e-03       3.000000e-03       5.000000e-02       1.000000e-02       2.000000e-02
+          10       7.100000e-03       1.100000e-03       3.100000e-03       5.100000e-02       1.100000e-02       2.100000e-02
+          20       7.200000e-03       1.200000e-03       3.200000e-03       5.200000e-02       1.200000e-02       2.200000e-02
+"""
+MATPL = """\
+#    step    avg_devi_f     min_devi_f     max_devi_f     avg_devi_e     min_devi_e     max_devi_e
+        0      0.055000      0.001000      0.090000      0.1      0.1      0.1
+       10      0.066000      0.001000      0.095000      0.1      0.1      0.1
+"""
+
+
+def test_restart_files(tmp_path):
+    path = tmp_path / "md.restart.1"
+    path.write_bytes(restart_bytes(1234567))
+    assert lammps_restart.restart_step(path) == 1234567
+    for content in (restart_bytes(5)[:-1], b"", b"LammpS RestartT\0", b"something else LammpS RestartT\0"):
+        path.write_bytes(content)
+        assert lammps_restart.restart_step(path) is None
+    assert lammps_restart.restart_step(tmp_path / "missing") is None
+
+
+def test_an_attempt_goes_on_from_the_furthest_whole_restart(tmp_path):
+    (tmp_path / "md.restart.1").write_bytes(restart_bytes(20))
+    (tmp_path / "md.restart.2").write_bytes(restart_bytes(25)[:-3])
+    (tmp_path / "md.restart.stop").write_bytes(restart_bytes(10))
+    (tmp_path / "traj.lammpstrj").write_text("".join(map(dump_frame, (0, 10, 20, 30)))[:-7])
+    (tmp_path / "lmp_devi.out").write_text(DEEPMD)
+    assert lammps_restart.begin(tmp_path, task()) == 20
+    assert "variable pwl_restart string md.restart.1" in (tmp_path / "begin.lammps").read_text()
+    assert (tmp_path / "traj.lammpstrj").read_text() == dump_frame(0) + dump_frame(10)
+    assert not (tmp_path / "lmp_devi.out").exists()
+    kind, unit, rows = lammps_restart.joined_rows(tmp_path)
+    assert (kind, unit) == ("committee", "eV/Ang")
+    assert rows == {0: ((0.05, 0.01, 0.02), (0.007, 0.001, 0.003)), 10: ((0.051, 0.011, 0.021), (0.0071, 0.0011, 0.0031))}
+
+
+def test_a_restart_without_its_frames_is_of_no_use(tmp_path):
+    (tmp_path / "md.restart.1").write_bytes(restart_bytes(40))
+    (tmp_path / "traj.lammpstrj").write_text(dump_frame(0) + dump_frame(10))
+    assert lammps_restart.begin(tmp_path, task()) is None
+    assert "resumed equal 0" in (tmp_path / "begin.lammps").read_text()
+    assert not (tmp_path / "traj.lammpstrj").exists() and not (tmp_path / "md.restart.1").exists()
+
+
+def test_matpl_s_deviations_become_our_table(tmp_path):
+    """Its avg_devi_f is max_a σ_a; frames without a row go, a half-written one too."""
+    (tmp_path / "traj.lammpstrj").write_text("".join(map(dump_frame, (0, 10, 20, 30)))[:-9])
+    (tmp_path / "lmp_devi.out").write_text(MATPL)
+    result = lammps_finish.finish(tmp_path, task(), "ERROR: Lost atoms")
+    assert result == MdResult("ERROR: Lost atoms", 10, 2, 5)
+    table = read_table(tmp_path / "model_devi.out")
+    assert table.steps.tolist() == [0, 10] and table.value.tolist() == [0.055, 0.066] and np.isnan(table.mean).all()
+    assert (tmp_path / "traj.lammpstrj").read_text() == dump_frame(0) + dump_frame(10)
+
+
+def test_deepmd_s_deviations_become_our_table(tmp_path):
+    (tmp_path / "traj.lammpstrj").write_text("".join(map(dump_frame, (0, 10, 20))))
+    (tmp_path / "lmp_devi.out").write_text(DEEPMD)
+    result = lammps_finish.finish(tmp_path, task(nsteps=20), "")
+    assert result == MdResult("", 20, 3, 3)
+    lines = (tmp_path / "model_devi.out").read_text().splitlines()
+    assert lines[0] == "# deviation table: kind=committee unit=eV/Ang"
+    assert lines[-1].split() == DEEPMD.splitlines()[-1].split()
+
+
+def test_a_style_that_wrote_fewer_frames_than_planned_is_told(tmp_path):
+    (tmp_path / "traj.lammpstrj").write_text("".join(map(dump_frame, (0, 10, 20))))
+    (tmp_path / "lmp_devi.out").write_text(DEEPMD)
+    assert "2 of 5 frames are missing" in lammps_finish.finish(tmp_path, task(), "").ended
+
+
+@pytest.mark.parametrize(
+    ("status", "step", "log", "verdict"),
+    [
+        (0, "40", "", ""),
+        (0, "30", "", "step 30: the input ended the run before step 40"),
+        (1, None, "ERROR: Lost atoms: original 8 current 7\nLast command: run 40\n", "ERROR: Lost atoms: original 8 current 7"),
+        (1, None, "ERROR on proc 3: Non-numeric positions\n", "ERROR on proc 3: Non-numeric positions"),
+        (139, None, "Step Temp\n", "LAMMPS crashed (SIGSEGV)"),
+        (137, None, "Step Temp\n", JobError),
+        (143, None, "Step Temp\n", JobError),
+        (1, None, "Step Temp\n", JobError),
+        (0, None, "quit\n", JobError),
+    ],
+)
+def test_how_a_run_ended(tmp_path, status, step, log, verdict):
+    (tmp_path / "md.log").write_text(log)
+    if step is not None:
+        (tmp_path / "lmp.step").write_text(step + "\n")
+    if isinstance(verdict, str):
+        assert lammps_finish.how_it_ended(tmp_path, task(), status) == verdict
+    else:
+        with pytest.raises(verdict):
+            lammps_finish.how_it_ended(tmp_path, task(), status)
+
+
+def test_the_end_of_the_job_s_time_is_no_end_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(tmp_path))
+    (tmp_path / "lmp.step").write_text("30\n")
+    with pytest.raises(OutOfTimeError):
+        lammps_finish.how_it_ended(tmp_path, task(), 0)
+    (tmp_path / "lmp.step").write_text("40\n")
+    assert lammps_finish.how_it_ended(tmp_path, task(), 0) == ""
+    with pytest.raises(OutOfTimeError):  # the runs over the trajectory were left out
+        lammps_finish.how_it_ended(tmp_path, task(deviations="rerun"), 0)
+
+
+# ---- commands and settings -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("mpirun -np 4 lmp_mpi -in in.lammps", "mpirun -np 4 lmp_mpi"),
+        ("lmp -log x.log -sf gpu -i y", "lmp -sf gpu"),
+        ("lmp  -in-place  x", "lmp  -in-place  x"),
+        ("", "lmp"),
+    ],
+)
+def test_the_user_s_command(command, expected):
+    lines = lammps_command.commands_of(command, is_embedded=False, n_reruns=2, plumed=False)
+    assert f"{{ {expected} -in in.lammps -log md.log; }}" in lines[2]
+    assert [f"rerun.00{index}.lammps" in lines[4 + index] for index in range(2)] == [True, True]
+    assert lines[-1].endswith("-m pwact_like lammps end")
+
+
+def test_the_embedded_potential_takes_lammps_s_place_behind_the_launcher():
+    assert lammps_command.driver_command("srun -n 1 /opt/lmp_mpi -sf gpu") == f"srun -n 1 {lammps_command.own_program()}"
+    assert lammps_command.driver_command("") == lammps_command.own_program()
+    with pytest.raises(InputError, match="no word of"):
+        lammps_command.driver_command("my_wrapper.sh")
+
+
+def test_frames_of_free_boundaries_have_the_start_s_cell():
+    atoms = Atoms("H2", positions=[(0, 0, 0), (0, 0, 1)], cell=np.eye(3) * 200, pbc=True)
+    frame = turn_back(atoms, np.eye(3), False, np.diag([5.0, 6.0, 7.0]))
+    assert not frame.pbc.any() and frame.cell.lengths().tolist() == [5.0, 6.0, 7.0]
+
+
+def test_the_pair_style_follows_the_trainer(tmp_path):
+    files = run_files(tmp_path)
+    resource = write(tmp_path, "resource.json", {"explore": {"command": "mpirun -np 2 lmp_mpi"}})
+
+    def load(resource):
+        return load_run(write(tmp_path, "param.json", files), resource, tmp_path)
+
+    loaded = load(resource).param
+    assert loaded.explore.engine == "lammps" and loaded.explore.lmps_pair == ("embedded",)
+    assert loaded.explore.elements == tuple(loaded.train.atom_type)
+    files["explore"]["lmps_pair"] = ["pair_style sw", "pair_coeff * * {model} {elements}"]
+    assert load(resource).param.explore.lmps_pair == tuple(files["explore"]["lmps_pair"])
+    assert any("lmps_pair: without effect" in note for note in load(None).notes)
+    files["explore"]["lmps_pair"] = "deepmd"
+    with pytest.raises(InputError, match="deepmd cannot read the models of the embedded trainer"):
+        load(resource)
