@@ -106,6 +106,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "A campaign's job scripts call it; [LAMMPS](../engines/lammps.md) tells what is run, and what param.json says about it.",
     ),
     "label": ("pwact-like label POSCAR --engine xtb -o label.xyz", ""),
+    "choose": (
+        "pwact-like choose md.xyz more.xyz -n 50 --method fps --known train.xyz -o select.xyz",
+        "Within a campaign: `strategy.choice`. What each method does, and what it was found to be good for: [choice](../choice.md).",
+    ),
 }
 
 

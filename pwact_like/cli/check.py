@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pwact_like.config.examine import DataFacts, Probes, StructureFacts
     from pwact_like.config.init_bulk import InitBulkParam, Matrix3
     from pwact_like.config.labelling import LabelSettings
-    from pwact_like.config.resource import Resource
+    from pwact_like.config.resource import Resource, ResourceSection
     from pwact_like.config.run import MdJob, RunParam, Strategy
-    from pwact_like.engines.protocols import LabelKind
+    from pwact_like.engines.protocols import Labeler, LabelKind
 
     Try = tuple[LabelKind, StageInput, Path, str | None, Matrix3 | None]
 
@@ -47,19 +47,26 @@ def run(args: argparse.Namespace) -> int:
         notes, summary = campaign.notes, _run_summary(campaign.param, campaign.resource)
         engines = [("trainer", campaign.param.train.engine), ("explorer", campaign.param.explore.engine)]
         labelling, tries, section = campaign.param.dft.labelling, _run_tries(campaign.param), campaign.resource.dft
+        problems: dict[Problem, None] = {}
     else:
         start = load_init_bulk(args.param, args.resource, work_dir=args.work_dir, lenient=args.lenient, probes=probes())
         notes, summary = start.notes, _bulk_summary(start.param, start.resource)
         engines = []
         labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
+        problems = _try_big_model(start.param, start.resource.explore)
     if kind == "run" and campaign.param.explore.engine == "lammps":
         from pwact_like.engines.explorers.lammps import check_settings
 
         explore = campaign.resource.explore
-        check_settings(campaign.param.explore, explore.command if explore else "")
+        try:
+            check_settings(campaign.param.explore, explore.command if explore else "")
+        except InputError as error:
+            problems.update(dict.fromkeys(error.problems))
     if tries:
         engines.append(("labeler", labelling.engine))
-    _try_labelling(labelling, tries, section.command if section else "")
+    problems.update(_try_labelling(labelling, tries, section.command if section else ""))
+    if problems:
+        raise InputError(list(problems))
     for note in [*notes, *_missing_packages(engines)]:
         print(f"note: {note}")
     print("\n".join([f"ok: settings of {kind}", *(f"  {line}" for line in summary)]))
@@ -122,25 +129,38 @@ def _bulk_tries(param: InitBulkParam) -> list[Try]:
     return tries
 
 
-def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str) -> None:
-    """Let an engine that is built here write the inputs of some tasks into a folder that is thrown away, and its commands.
+def _try_big_model(param: InitBulkParam, section: ResourceSection | None) -> dict[Problem, None]:
+    """What is wrong with the entries of bigmodel_input that are used."""
+    from pwact_like.engines.labelers.bigmodel_md import BigModelMd
+
+    systems = [system for system in param.sys_configs if system.bigmodel]
+    tries: list[Try] = [("aimd", param.bigmodel_input[one.bigmodel_input_idx], one.file, one.format, one.super_cell) for one in systems]
+    return _try(BigModelMd(param.source), tries, section.command if section else "") if tries else {}
+
+
+def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str) -> dict[Problem, None]:
+    """What a labelling engine that is built here refuses: options, the input file, elements.
 
     Raises
     ------
     InputError
-        With everything that it refuses: options, the input file, elements.
+        When the engine cannot be made at all.
     """
     from pwact_like.config.engines_known import engine_info
-    from pwact_like.engines.protocols import LabelRequest
     from pwact_like.engines.registry import labeler_for
 
     info = engine_info("label", labelling.engine)
     if not tries or info is None or not info.built:
-        return
+        return {}
+    return _try(labeler_for(labelling), tries, command)
+
+
+def _try(engine: Labeler, tries: Sequence[Try], command: str) -> dict[Problem, None]:
+    """Let an engine write the inputs of some tasks into a folder that is thrown away, and its commands; everything that it refuses."""
     from pwact_like.data.formats import read_structure
+    from pwact_like.engines.protocols import LabelRequest
     from pwact_like.stages.crystals import super_cell
 
-    engine = labeler_for(labelling)
     problems: dict[Problem, None] = {}
     for number, (kind, entry, file, format_name, matrix) in enumerate(tries[:MAX_TRIES]):
         with tempfile.TemporaryDirectory(prefix="pwact_like_check_") as name:
@@ -155,8 +175,7 @@ def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str)
                 for problem in error.problems:
                     where, what = (text.replace(str(folder), str(file)) for text in (problem.where, problem.what))
                     problems[Problem(where, what, problem.cure)] = None
-    if problems:
-        raise InputError(list(problems))
+    return problems
 
 
 def _trajectories(entry: tuple[MdJob, ...], param: RunParam) -> int:

@@ -1,4 +1,4 @@
-"""Make labelled starting data from crystal structures: relax, supercell, scale, perturb, then ab-initio MD or single points.
+"""Make labelled starting data from crystal structures: relax, supercell, scale, perturb, then MD or single points.
 
 Every step of the chain is optional, structure by structure (sys_configs of init_param.json):
 
@@ -8,8 +8,10 @@ Every step of the chain is optional, structure by structure (sys_configs of init
   perturb      so many copies of each structure, strained by up to cell_pert_fraction (six random components)
                and displaced by up to atom_pert_distance Å
   aimd         MD of each structure with the labelling program (aimd_input); every interval-th frame is a label
+  bigmodel     in place of aimd: MD with a big model (bigmodel_input), by a script or a model's name
+  direct       a choice among the big model's frames (direct_input: a script; without one the embedded DIRECT)
   scf          single points (scf_input): of the MD's frames, at most scf_max_num of them, drawn at random;
-               without aimd of the structures themselves. Where there are single points, they alone are collected.
+               without MD of the structures themselves. Where there are single points, they alone are collected.
 
 All that is random follows from "seed". The result lies in collection/: the structures and, for each system, train.xyz or
 PWdata/ (data_format), with what was left out and why in rejected.csv; collection/datapath.txt lists the data. A failed

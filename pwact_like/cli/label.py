@@ -12,6 +12,7 @@ Two ways to call it:
 For instance:
   pwact-like label POSCAR --engine xtb -o label.xyz
   pwact-like label POSCAR --engine xtb --kind relax --set fmax=0.005 -o relaxed.xyz
+  pwact-like label frames.xyz --engine bigmodel --set model=chgnet -o label.xyz
   pwact-like label cu.cif --engine ase --set calculator=emt --kind aimd --set temperature_k=600 --set nsteps=200 -o md.xyz
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("source", metavar="LABEL.json|STRUCTURE", help="a job file, or a file with structures")
-    parser.add_argument("--engine", choices=("xtb", "ase"), help="labelling engine (with a structure)")
+    parser.add_argument("--engine", choices=("xtb", "ase", "bigmodel"), help="labelling engine (with a structure)")
     parser.add_argument("--kind", choices=("scf", "relax", "aimd"), default="scf", help="what to do (default: scf, a single point)")
     parser.add_argument("--format", help="format of STRUCTURE, as to_pwdata knows it (default: guessed)")
     parser.add_argument("--options", type=Path, metavar="FILE.json", help="options of engine and stage")
@@ -105,8 +107,12 @@ def _by_hand(source: Path, args: argparse.Namespace) -> int:
         asked = [Frame(read_structure(source, args.format))]
     labelled: list[Frame] = []
     refused = []
-    for index, frame in enumerate(asked):
-        frames, reason = _label_one(labeler, frame, entry, args)  # type: ignore[arg-type]
+    results: Iterable[tuple[list[Frame], str]]
+    if args.kind == "scf" and labeler.frames_a_task(entry) > 1:
+        results = _label_batch(labeler, asked, entry, args)  # type: ignore[arg-type]
+    else:
+        results = (_label_one(labeler, frame, entry, args) for frame in asked)  # type: ignore[arg-type]
+    for index, (frames, reason) in enumerate(results):
         labelled += frames
         if reason:
             refused.append(f"structure {index}: {reason}")
@@ -136,5 +142,26 @@ def _label_one(labeler: EmbeddedLabeler, frame: Frame, entry: Any, args: argpars
             (folder / link).symlink_to(target)
         result = run_job_file(folder / JOB_FILE)
         frames = labeler.read(folder, args.kind) if result.frames else []
-        # the temporary folder's name says nothing: the frames come from the user's file
-        return [replace(labelled, origin=replace(labelled.origin, source=str(args.source))) for labelled in frames], result.reason
+        return [_from_source(labelled, args) for labelled in frames], result.reason
+
+
+def _label_batch(labeler: EmbeddedLabeler, asked: Sequence[Frame], entry: Any, args: argparse.Namespace) -> list[tuple[list[Frame], str]]:
+    """Label all structures with one loading of the model; for each its frame, or what went wrong."""
+    import tempfile
+
+    from pwact_like.engines.labelers.job_files import JOB_FILE
+    from pwact_like.engines.labelers.label_run import run_job_file
+    from pwact_like.engines.protocols import LabelRequest
+
+    with tempfile.TemporaryDirectory(prefix="pwact-like-label-") as name:
+        folder = Path(name)
+        files = labeler.write_batch(folder, [LabelRequest("scf", frame.atoms, entry, args.seed) for frame in asked])
+        for link, target in files.links:
+            (folder / link).symlink_to(target)
+        run_job_file(folder / JOB_FILE)
+        return [([], found) if isinstance(found, str) else ([_from_source(found, args)], "") for found in labeler.read_batch(folder)]
+
+
+def _from_source(frame: Frame, args: argparse.Namespace) -> Frame:
+    """The temporary folder's name says nothing: the frames come from the user's file."""
+    return replace(frame, origin=replace(frame.origin, source=str(args.source)))

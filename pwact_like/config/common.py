@@ -28,7 +28,9 @@ class StageInput(Settings):
     input: Path | None = Field(default=None, description="The program's input file (etot.input, INCAR, a CP2K input, a script).")
     kspacing: PositiveFloat | None = Field(default=None, description="Spacing of the k-points in 1/Å, 2π included.")
     flag_symm: Int | None = Field(default=None, description="PWmat's symmetry flag; when left out 0 for relax and scf, 3 for aimd.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Inline settings of an embedded engine (dft_style xtb or ase).")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Inline settings of an embedded engine (dft_style xtb, ase or bigmodel)."
+    )
 
 
 class SysConfig(Settings):

@@ -80,7 +80,7 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
             KnownEngine("dftb", "DFTB+", built=True, needs_command=False),
             KnownEngine("pwmat", "PWmat", built=True),
             KnownEngine("vasp", "VASP", built=True),
-            KnownEngine("bigmodel", "a large model behind a user's script", built=False),
+            KnownEngine("bigmodel", "a big model by name, or behind a user's script", built=True, needs_command=False),
         )
     },
 }
@@ -175,9 +175,6 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
         if labelled:
             _label_engine(add, "dft_style", param.labelling.engine)
-        for name in ("bigmodel", "direct"):
-            if any(getattr(system, name) for system in param.sys_configs):
-                add(f"sys_configs.{name}", "MD with a big model" if name == "bigmodel" else "DIRECT selection", "leave it out; use aimd")
         return found
     trainer = engine_info("train", param.train.engine)
     if trainer is not None and not trainer.built:
@@ -195,8 +192,12 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         add("train.model_type", f"{param.train.model_type} by MatPL", "use DP or NEP")
     elif param.train.engine in ADAM_TRAINERS and trainer is not None and param.train.optimizer.name != "ADAM":
         add("train.optimizer.optimizer", f"{param.train.optimizer.name} by {trainer.what}", "use ADAM, or name none")
-    if param.strategy.direct:
-        add("strategy.direct", "DIRECT selection", "set it to false")
+    if (
+        param.strategy.chosen_by in ("direct", "fps", "entropy")
+        and param.strategy.choice_descriptor == "model"
+        and param.train.engine != "embedded"
+    ):
+        add("strategy.choice_descriptor", f"the descriptors of a model of {param.train.engine}", "use soap")
     if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
         add("strategy.compress", f"compression with {trainer.what}", "set it to false")
     explorer = engine_info("explore", param.explore.engine)

@@ -31,7 +31,7 @@ class BulkSystem(Settings):
     aimd: bool = Field(default=False, description="Ab-initio MD at the end; every step is a label.")
     scf: bool = Field(default=False, description="Label the frames of the big model's MD with single points.")
     bigmodel: bool = Field(default=False, description="MD with a big model instead of AIMD.")
-    direct: bool = Field(default=False, description="Choose among the big model's frames with DIRECT.")
+    direct: bool = Field(default=False, description="Choose among the big model's frames, by direct_input.")
     relax_input_idx: NonNegativeInt = Field(default=0, description="Entry of relax_input.")
     aimd_input_idx: NonNegativeInt = Field(default=0, description="Entry of aimd_input.")
     bigmodel_input_idx: NonNegativeInt = Field(default=0, description="Entry of bigmodel_input.")
@@ -120,8 +120,16 @@ class InitBulkParam(Settings):
     )
     aimd_input: tuple[StageInput, ...] = Field(default=(), description="Inputs of the ab-initio MD.")
     scf_input: tuple[StageInput, ...] = Field(default=(), description="Inputs of the single points.")
-    bigmodel_input: tuple[StageInput, ...] = Field(default=(), description="Scripts of the big model's MD.")
-    direct_input: Paths = Field(default=(), description="Scripts of the DIRECT selection.")
+    bigmodel_input: tuple[StageInput, ...] = Field(
+        default=(),
+        description="The big model's MD: a script that reads POSCAR and leaves traj.xyz, or a model with its MD, e.g. "
+        '`{"model": "chgnet", "temperature_k": 600, "nsteps": 500}`, here or in a .json file.',
+    )
+    direct_input: Paths = Field(
+        default=(),
+        description="Scripts that choose: they read candidate.xyz and leave select_idx.dat and select.xyz. Without one, scf_max_num frames "
+        "are chosen as `pwact-like choose --method direct` does.",
+    )
     scf_max_num: PositiveInt | None = Field(default=None, description="At most so many frames are labelled by single points.")
     labelling: LabelSettings = Field(
         default_factory=LabelSettings, description="The program: dft_style, pseudo, in_skf, gaussian_param at this level."

@@ -10,6 +10,7 @@ from pwact_like.config.engines_known import is_foreign
 ENGINE_OPTIONS: dict[str, frozenset[str]] = {
     "xtb": frozenset({"method", "accuracy", "electronic_temperature", "max_iterations", "charge", "multiplicity"}),
     "ase": frozenset({"calculator", "calculator_args", "args", "calculator_kwargs"}),
+    "bigmodel": frozenset("model variant model_file modal device dtype batch calculator_args args".split()),
 }
 """By labelling engine; they stand beside dft_style, in ``options``, or in a stage's entry."""
 

@@ -28,7 +28,7 @@ class LabelSettings(Settings):
     )
     in_skf: Path | None = Field(default=None, description="Folder of the Slater–Koster files (DFTB+, and DFTB in PWmat).")
     gaussian_param: GaussianParam | None = Field(default=None, description="Basis sets and potentials for CP2K or PWmat with Gaussians.")
-    bigmodel_script: Path | None = Field(default=None, description="Script that labels structures with a large model.")
+    bigmodel_script: Path | None = Field(default=None, description="dft_style bigmodel: script that reads select.xyz and leaves train.xyz.")
     options: dict[str, Any] = Field(default_factory=dict, description="Settings of an embedded labelling engine, e.g. method, calculator.")
     source: Path | None = Field(default=None, description="The settings file that this came from.")
 

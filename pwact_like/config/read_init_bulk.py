@@ -38,9 +38,9 @@ def read_init_bulk(
 
     for stage, (key, by_program) in STAGES.items():
         if table.get(key) is not None:
-            inputs = read_stage_inputs(
-                reader, table.get(key), table.where(key), engine=engine if by_program else "", stage=stage if by_program else ""
-            )
+            # a big model's entry is a script, or the settings of a model and its MD
+            program, kind = (engine, stage) if by_program else ("bigmodel", "aimd")
+            inputs = read_stage_inputs(reader, table.get(key), table.where(key), engine=program, stage=kind)
             if inputs is None:
                 failed.add(key)
             else:
@@ -140,9 +140,13 @@ def _stage_checks(
     direct = [(system, section) for system, section in systems if system.direct]
     if direct and "direct_input" not in failed:
         scripts = given.get("direct_input")
-        if scripts is None:
-            reader.problem(table.where("direct_input"), f"this key is required: {direct[0][1].where('direct')} asks for this stage")
-        else:
+        if scripts is None and table.get("scf_max_num") is None:
+            reader.problem(
+                table.where("direct_input"),
+                f"this key is required: {direct[0][1].where('direct')} asks for this stage",
+                "name the script that chooses; or give scf_max_num alone, and so many frames are chosen by the embedded DIRECT",
+            )
+        elif scripts is not None:
             _check_indices(reader, direct, "direct_input_idx", "direct_input", len(scripts))
     for system, section in systems:
         if system.direct and not system.bigmodel:
@@ -156,10 +160,12 @@ def _stage_checks(
             )
     if any(getattr(system, stage) for system, _ in systems for stage in ("relax", "aimd", "scf")) and needs_command("label", engine):
         resources.require_command("dft", needs_command("label", engine))
-    if any(system.bigmodel for system, _ in systems):
-        resources.require_command("explore", "the big model's MD")
-    if direct:
-        resources.require_command("direct", "the DIRECT selection")
+    inputs = given.get("bigmodel_input", ())
+    named = [inputs[system.bigmodel_input_idx] for system, _ in systems if system.bigmodel and system.bigmodel_input_idx < len(inputs)]
+    if any(entry.input is not None and entry.input.suffix.lower() != ".json" for entry in named):
+        resources.require_command("explore", "the script of the big model's MD")
+    if direct and given.get("direct_input"):
+        resources.require_command("direct", "the script of the DIRECT selection")
     return extra
 
 

@@ -118,7 +118,24 @@ def _strategy(reader: Reader, table: Table) -> Strategy | None:
     strategy = reader.build(Strategy, table, given=given, failed=failed)
     if strategy is not None:
         _level_notes(reader, table, strategy)
+        _choice_notes(reader, table, strategy)
     return strategy
+
+
+def _choice_notes(reader: Reader, table: Table, strategy: Strategy) -> None:
+    """Keys of a choice that is not asked for."""
+    how = strategy.chosen_by
+    if strategy.direct_script is not None and how != "script":
+        reader.note(table.where("direct_script"), "without effect: direct is false")
+    idle = ("choice_descriptor", "choice_num") if how == "random" else ("choice_descriptor",) if how == "script" else ()
+    for key in idle:
+        if table.get(key) is not None:
+            why = "candidates are drawn at random (choice, direct)" if how == "random" else "direct_script chooses"
+            reader.note(table.where(key), f"without effect: {why}")
+    if how == "script" and strategy.choice_num is not None:
+        reader.note(
+            table.where("choice_num"), "the script itself says how many it chooses; no more than max_select allows are offered to it"
+        )
 
 
 def _level_notes(reader: Reader, table: Table, strategy: Strategy) -> None:
@@ -281,10 +298,11 @@ def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) ->
     for key, (place, _) in table.entries.items():
         if key not in label_keys | entry_keys | taken and engine:
             reader.unknown(LabelSettings, place, key, label_keys | entry_keys | stage_names(engine, "scf"), train_rule=False)
-    if engine == "bigmodel" and table.get("bigmodel_script") is None and table.get("input") is None:
-        reader.problem(table.where("bigmodel_script"), "this key is required: the script that labels structures with the large model")
+    if engine == "bigmodel" and table.get("bigmodel_script") is None and "model" not in options and table.get("input") is None:
+        cure = 'give "model", e.g. "chgnet"; or "bigmodel_script", a script that reads select.xyz and leaves train.xyz'
+        reader.problem(table.where("model"), "the big model is not named", cure)
     labelling = read_labelling(reader, table, source, style=style, engine=engine, options=options)
-    required = bool(engine) and not inline and engine != "bigmodel"
+    required = bool(engine) and not inline
     entry = stage_from_table(reader, table.only(entry_keys), options={}, taken=(), required=required)
     if entry is not None:
         check_stage_input(reader, table.where("input"), engine, "scf", entry, labelling)

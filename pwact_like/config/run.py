@@ -128,8 +128,24 @@ class Strategy(Settings):
     compress: bool = Field(default=False, description="Compress the model before exploring.")
     compress_order: Literal[3, 5] = Field(default=3, description="Order of the compression's polynomials.")
     compress_dx: PositiveFloat = Field(default=0.01, description="Grid of the compression.")
-    direct: bool = Field(default=False, description="Choose among the candidates with DIRECT.")
-    direct_script: Path | None = Field(default=None, description="Script that chooses among the candidates.")
+    direct: bool = Field(
+        default=False,
+        description="Choose among the candidates with DIRECT: by direct_script where that is given, else as choice direct does.",
+    )
+    direct_script: Path | None = Field(
+        default=None, description="With direct: script that reads candidate.xyz and leaves select_idx.dat (numbers from 0) and select.xyz."
+    )
+    choice: Literal["random", "direct", "fps", "entropy"] | None = Field(
+        default=None,
+        description="How candidates are chosen when there are more than may be labelled: random, direct (one of each cluster), fps "
+        "(farthest points) or entropy; a job, by the section direct of resource.json. Left out: random, or direct with direct.",
+    )
+    choice_descriptor: Literal["soap", "model"] = Field(
+        default="soap", description="What direct, fps and entropy compare: SOAP power spectra, or the descriptors of the embedded model."
+    )
+    choice_num: PositiveInt | None = Field(
+        default=None, description="With choice or direct: at most so many candidates of an iteration; left out: as max_select allows."
+    )
     random_share: Fraction = Field(default=0.1, description="Share of a batch of labels that is drawn at random from all explored frames.")
     test_share: Fraction = Field(default=0.1, description="Share of the first labels that becomes the test set when there is no test_data.")
     failure_budget: Fraction = Field(default=0.5, description="Share of a stage's tasks that may fail before the campaign stops.")
@@ -140,7 +156,7 @@ class Strategy(Settings):
         default=None, description="When to repeat an entry of md_jobs and when to stop; left out: each entry once."
     )
 
-    @field_validator("uncertainty", "kpu_scale", "kpu_posterior", mode="before")
+    @field_validator("uncertainty", "kpu_scale", "kpu_posterior", "choice", "choice_descriptor", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return _word(value)
@@ -178,11 +194,22 @@ class Strategy(Settings):
             faults.append(f"model_num is {self.model_num}: kpu uses one model (kpu-committee draws several from one training)")
         if self.uncertainty == "kpu-committee" and self.model_num < 2:
             faults.append(f"model_num is {self.model_num}: kpu-committee needs 2 members or more")
+        if self.direct and self.choice not in (None, "direct"):
+            faults.append(f"direct is true and choice is {self.choice}: keep one of them")
+        if self.direct and self.direct_script is not None and self.choice == "direct":
+            faults.append("direct_script and choice direct are both given: the script is a choice of its own; keep one of them")
         if self.kpu_scale == "relative" and self.uncertainty != "kpu":
             faults.append(f"kpu_scale is relative, and only kpu has that scale: {self.uncertainty} is in eV/Å")
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def chosen_by(self) -> Literal["random", "script", "direct", "fps", "entropy"]:
+        """How candidates are chosen: random means no job of its own."""
+        if self.direct:
+            return "script" if self.direct_script is not None else "direct"
+        return self.choice or "random"
 
     @property
     def trained_models(self) -> int:

@@ -108,7 +108,7 @@ def read_options(reader: Reader, table: Table, engine: str, names: Collection[st
     taken.add("options")
     if not takes_options(engine):
         cure = "write these settings into the program's input file"
-        reader.problem(table.where("options"), "inline settings are for the embedded engines (dft_style xtb or ase)", cure)
+        reader.problem(table.where("options"), "inline settings are for the embedded engines (dft_style xtb, ase or bigmodel)", cure)
         return found, taken
     known = all_names(engine)
     inner = reader.table(table.get("options", Pairs(())), table.where("options"))

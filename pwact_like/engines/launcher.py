@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-_VERBS = frozenset({"train", "eval", "md", "label"})
+_VERBS = frozenset({"train", "eval", "md", "label", "choose"})
 
 
 def own_command(command: str, verb: str) -> str:

@@ -69,6 +69,25 @@ class Labeler(ABC):
     def read(self, folder: Path, kind: LabelKind) -> list[Frame]:
         """Read labelled frames: one for scf; for relax the converged structure only; for aimd one a step."""
 
+    def frames_a_task(self, entry: StageInput) -> int:
+        """How many single points one task should do; more than 1 where loading a model takes longer than a label.
+
+        Then the three methods below take the place of `write`, `outcome` and `read` in the labelling of a campaign.
+        """
+        return 1
+
+    def write_batch(self, folder: Path, requests: Sequence[LabelRequest]) -> TaskFiles:
+        """Write the inputs of several single points with one and the same entry; `commands` of the first one runs them."""
+        raise NotAvailableError(f"{self.name} labels one structure a task")
+
+    def batch_outcome(self, folder: Path) -> Outcome:
+        """Judge an attempt's folder; Ok when there is a label or a reason for every structure, and one label at least."""
+        raise NotAvailableError(f"{self.name} labels one structure a task")
+
+    def read_batch(self, folder: Path) -> list[Frame | str]:
+        """One a structure, in the order asked: its labelled frame, or why there is none."""
+        raise NotAvailableError(f"{self.name} labels one structure a task")
+
     @abstractmethod
     def level_of_theory(self, entry: StageInput) -> str:
         """Fingerprint: readable code name, then a short hash of what decides the energies, e.g. ``xtb-GFN1-3f2a…``."""
@@ -282,6 +301,50 @@ class Trajectory:
     path: Path
     table: Path
     ended: str
+
+
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """What frames are chosen from, and how many at most.
+
+    ``groups`` and ``quotas``: the group of each frame, and how many may be chosen of each group. ``known`` is what the models were
+    trained on, ``model`` one of them.
+    """
+
+    frames: Sequence[Frame]
+    count: int
+    groups: tuple[int, ...]
+    quotas: tuple[int, ...]
+    known: tuple[DataPath, ...] = ()
+    model: Path | None = None
+
+
+class Chooser(ABC):
+    """A program that chooses among frames those that are worth a label."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def write(self, folder: Path, request: ChoiceRequest) -> TaskFiles:
+        """Write the frames and every other input into ``folder``."""
+
+    @abstractmethod
+    def commands(self, command: str) -> tuple[str, ...]:
+        """Shell lines, from the user's command ("" means this engine's default)."""
+
+    @abstractmethod
+    def outcome(self, folder: Path) -> Outcome:
+        """Judge an attempt's folder."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> list[int]:
+        """Numbers of the chosen frames, counted from 0 in the order of the request, each once.
+
+        Raises
+        ------
+        DataError
+            When they cannot be read, or there is no such frame.
+        """
 
 
 class Explorer(ABC):

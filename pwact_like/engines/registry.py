@@ -22,6 +22,7 @@ ENTRY_POINTS = "pwact_like.engines"
 _PACKAGE = "pwact_like.engines"
 LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
+    "bigmodel": (f"{_PACKAGE}.labelers.bigmodel", "bigmodel_labeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
     "dftb": (f"{_PACKAGE}.labelers.dftb", "DftbLabeler"),
     "pwmat": (f"{_PACKAGE}.labelers.pwmat", "PwmatLabeler"),
@@ -42,12 +43,6 @@ EXPLORERS: Mapping[str, tuple[str, str]] = {
     "lammps": (f"{_PACKAGE}.explorers.lammps", "LammpsExplorer"),
 }
 
-# known to PWact or planned, not built yet
-_LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"bigmodel"}),
-    "trainer": frozenset(),
-    "explorer": frozenset(),
-}
 # engine → (package that it imports, how to get it)
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("labeler", "xtb"): ("tblite", "pip install 'pwact-like[xtb]'"),
@@ -104,10 +99,7 @@ def availability(role: str, name: str) -> str:
 
 
 def _not_built(role: str, name: str, table: Mapping[str, Any]) -> str:
-    known = ", ".join(sorted(table))
-    if name in _LATER[role]:
-        return f"the engine {name!r} ({_SECTION[role]}) is known but not built yet; built: {known}"
-    return f"there is no engine {name!r} ({_SECTION[role]}); built: {known}"
+    return f"there is no engine {name!r} ({_SECTION[role]}); built: {', '.join(sorted(table))}"
 
 
 def _entry_point(role: str, name: str) -> importlib.metadata.EntryPoint | None:

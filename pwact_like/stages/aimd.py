@@ -6,9 +6,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from pwact_like.stages.bulk import Asked, LabellingStage, recipe_hash, system_name
+from pwact_like.stages.bulk import Asked, Bulk, LabellingStage, recipe_hash, system_name
 from pwact_like.stages.structures import StructuresStage, iter_structures
 
 if TYPE_CHECKING:
@@ -21,12 +21,22 @@ class AimdStage(LabellingStage):
     """Run MD with the labelling program itself; every step of it is a label."""
 
     kind = "aimd"
+    flag: ClassVar[str] = "aimd"  # key of sys_configs that asks for it; the stage's name, and its folder's
+
+    def __init__(self, bulk: Bulk) -> None:
+        super().__init__(bulk)
+        self.name = self.flag
+        self.folder = bulk.work_folder / self.flag
 
     @property
     def recipe(self) -> str:
         """Structures and inputs."""
-        wanted = [[index, self.bulk.entry_recipe(self.entry(index))] for index, system in enumerate(self.bulk.systems) if system.aimd]
-        return recipe_hash("aimd", StructuresStage(self.bulk).recipe, self.bulk.place.root_seed, wanted)
+        wanted = [
+            [index, self.bulk.entry_recipe(self.entry(index), self.labeler)]
+            for index, system in enumerate(self.bulk.systems)
+            if getattr(system, self.flag)
+        ]
+        return recipe_hash(self.flag, StructuresStage(self.bulk).recipe, self.bulk.place.root_seed, wanted)
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -38,16 +48,16 @@ class AimdStage(LabellingStage):
         return self.bulk.param.aimd_input[self.bulk.systems[system].aimd_input_idx]
 
     def structures(self) -> Iterator[tuple[Asked, Atoms]]:
-        """The last structures of the chains of the systems with ``aimd``."""
+        """The last structures of the chains of the systems that ask for it."""
         counts: dict[int, int] = {}
         for index, (row, atoms) in enumerate(iter_structures(self.bulk)):
             system = row["system"]
-            if not row["final"] or not self.bulk.systems[system].aimd:
+            if not row["final"] or not getattr(self.bulk.systems[system], self.flag):
                 continue
             number = counts.get(system, 0)
             counts[system] = number + 1
             task = f"{system_name(system)}/{row['name']}"
-            yield Asked(system, task, self.bulk.seed(system, "aimd", number), {"name": row["name"], "index": index}), atoms
+            yield Asked(system, task, self.bulk.seed(system, self.flag, number), {"name": row["name"], "index": index}), atoms
 
 
 def step_numbers(steps: Sequence[int]) -> list[int]:

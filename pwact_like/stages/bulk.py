@@ -42,13 +42,16 @@ def system_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class Bulk:
-    """What every stage of one init_bulk works with."""
+    """What every stage of one init_bulk works with; ``md_engine`` runs a big model's MD, where a system asks for it."""
 
     place: Place
     param: InitBulkParam
     engine: Labeler | None
     command: str
     fork: Fork
+    md_engine: Labeler | None = None
+    md_command: str = ""
+    direct_command: str = ""
     failure_budget: float = FAILURE_BUDGET
 
     @property
@@ -77,14 +80,14 @@ class Bulk:
         """Seed of the index-th random thing that a stage does with a system."""
         return derive_seed(self.place.root_seed, system, stage, index)
 
-    def entry_recipe(self, entry: StageInput) -> dict[str, Any]:
+    def entry_recipe(self, entry: StageInput, labeler: Labeler) -> dict[str, Any]:
         """What of an input entry decides the results: contents, not paths."""
         return {
             "input": None if entry.input is None else sha256_file(entry.input),
             "kspacing": entry.kspacing,
             "flag_symm": entry.flag_symm,
             "options": entry.options,
-            "level_of_theory": self.labeler.level_of_theory(entry),
+            "level_of_theory": labeler.level_of_theory(entry),
         }
 
 
@@ -130,6 +133,17 @@ class LabellingStage(BulkStage):
     """Hand structures to the labelling program, one task each; the product is the list of what became of them."""
 
     kind: ClassVar[LabelKind]
+    section: ClassVar[str] = "DFT"
+
+    @property
+    def labeler(self) -> Labeler:
+        """The program."""
+        return self.bulk.labeler
+
+    @property
+    def command(self) -> str:
+        """The user's command."""
+        return self.bulk.command
 
     def __init__(self, bulk: Bulk) -> None:
         self.bulk = bulk
@@ -161,12 +175,12 @@ class LabellingStage(BulkStage):
             request = LabelRequest(self.kind, atoms, self.entry(asked.system), asked.seed)
             folder = self.folder / asked.task
             try:
-                files = self.bulk.labeler.write(folder, request)
-                commands = self.bulk.labeler.commands(self.bulk.command, request)
+                files = self.labeler.write(folder, request)
+                commands = self.labeler.commands(self.command, request)
             except InputError as error:
                 problems.update(dict.fromkeys(error.problems))
                 continue
-            tasks.append(make_task(self.bulk.labeler.name, folder, "DFT", commands, files, asked.seed))
+            tasks.append(make_task(self.labeler.name, folder, self.section, commands, files, asked.seed))
             self._asked.append(asked)
         if problems:
             raise InputError(list(problems))
@@ -174,7 +188,7 @@ class LabellingStage(BulkStage):
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
         """The labeler's word."""
-        return self.bulk.labeler.outcome(attempt, self.kind)
+        return self.labeler.outcome(attempt, self.kind)
 
     def collect(self, results: Mapping[str, TaskResult]) -> None:
         """List what became of every task; the failed ones are given up unless they are too many.
@@ -199,8 +213,8 @@ class LabellingStage(BulkStage):
             outputs=[FAILED_FILE, *self.product_files()],
             facts={
                 **self.provenance(),
-                "engine": self.bulk.labeler.name,
-                "engine_version": self.bulk.labeler.version(),
+                "engine": self.labeler.name,
+                "engine_version": self.labeler.version(),
                 "failed": len(failed),
                 "rows": rows,
             },

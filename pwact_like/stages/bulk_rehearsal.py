@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import InputError, Problem
 from pwact_like.stages.aimd import AimdStage
+from pwact_like.stages.bigmodel import BigModelStage
 from pwact_like.stages.bulk import Bulk, LabellingStage
 from pwact_like.stages.crystals import super_cell
 from pwact_like.stages.relaxation import RelaxationStage, Start, read_starts, starts
@@ -32,6 +33,8 @@ class Scene:
     super_cell: Matrix3 | None
     kind: LabelKind
     entry: StageInput
+    labeler: Labeler
+    command: str
 
 
 def rehearse(bulk: Bulk) -> None:
@@ -42,20 +45,20 @@ def rehearse(bulk: Bulk) -> None:
     InputError
         With every problem of every stage.
     """
-    stages: list[LabellingStage] = [RelaxationStage(bulk), AimdStage(bulk), SinglePointStage(bulk)]
+    stages: list[LabellingStage] = [RelaxationStage(bulk), AimdStage(bulk), BigModelStage(bulk), SinglePointStage(bulk)]
     scenes = [
-        Scene(start, None if stage.kind == "relax" else system.super_cell, stage.kind, stage.entry(index))
+        Scene(start, None if stage.kind == "relax" else system.super_cell, stage.kind, stage.entry(index), stage.labeler, stage.command)
         for index, (system, start) in enumerate(zip(bulk.systems, starts(bulk), strict=True))
         for stage in stages
-        if getattr(system, stage.kind)
+        if getattr(system, stage.name)
     ]
-    problems = bulk.fork(find_problems, bulk.labeler, bulk.command, scenes)
+    problems = bulk.fork(find_problems, scenes)
     if problems:
         raise InputError(problems)
 
 
-def find_problems(labeler: Labeler, command: str, scenes: Sequence[Scene]) -> list[Problem]:
-    """What the labelling program's inputs lack, each problem once (runs in a child process)."""
+def find_problems(scenes: Sequence[Scene]) -> list[Problem]:
+    """What the programs' inputs lack, each problem once (runs in a child process)."""
     found: dict[Problem, None] = {}
     with tempfile.TemporaryDirectory(prefix="pwact_like_rehearsal_") as scratch:
         for number, scene in enumerate(scenes):
@@ -65,8 +68,8 @@ def find_problems(labeler: Labeler, command: str, scenes: Sequence[Scene]) -> li
             folder = Path(scratch) / str(number)
             request = LabelRequest(scene.kind, atoms, scene.entry, seed=1)
             try:
-                labeler.write(folder, request)
-                labeler.commands(command, request)
+                scene.labeler.write(folder, request)
+                scene.labeler.commands(scene.command, request)
             except InputError as error:
                 for problem in error.problems:
                     # the scratch folder means nothing to the user: the structure does

@@ -25,7 +25,8 @@ from pwact_like.fsio import (
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome
 from pwact_like.stages.aimd import AimdStage, step_numbers
-from pwact_like.stages.bulk import Bulk, BulkStage, recipe_hash, system_name
+from pwact_like.stages.bigmodel import BigModelStage, DirectStage, chosen_places, chosen_systems, is_chosen
+from pwact_like.stages.bulk import Bulk, BulkStage, LabellingStage, recipe_hash, system_name
 from pwact_like.stages.crystals import structure_suffix, write_structure
 from pwact_like.stages.labelling import LabelGates, files_below, write_labels
 from pwact_like.stages.relaxation import RelaxationStage
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 COLLECTION_KIND = "init_bulk collection"
 DATAPATH_FILE = "datapath.txt"
 REJECTED_FILE = "rejected.csv"
+STAGES: Mapping[str, type[LabellingStage]] = {"scf": SinglePointStage, "aimd": AimdStage, "bigmodel": BigModelStage}
 GATES = LabelGates(net_force_tolerance=0.1, min_distance_ang=0.5)  # the defaults of strategy in `run`
 
 
@@ -62,7 +64,7 @@ class SystemPlan:
     Attributes
     ----------
     kind
-        ``scf`` (single points outrank the MD that they relabel), ``aimd``, or "" for structures only.
+        ``scf`` (single points outrank the MD that they relabel), ``aimd``, ``bigmodel``, or "" for structures only.
     rows
         The rows of that stage's tasks.
     given_up
@@ -89,6 +91,9 @@ class CollectionRequest:
     structures: Path
     asked: Path
     labeler: Labeler | None
+    md_labeler: Labeler | None
+    chosen: Mapping[str, frozenset[int]] | None
+    chosen_systems: Sequence[int]
     suffix: str
     data_format: str
     interval: int
@@ -104,6 +109,8 @@ def stages_before_collection(bulk: Bulk) -> list[BulkStage]:
         (RelaxationStage(bulk), any(system.relax for system in systems)),
         (StructuresStage(bulk), True),
         (AimdStage(bulk), any(system.aimd for system in systems)),
+        (BigModelStage(bulk), any(system.bigmodel for system in systems)),
+        (DirectStage(bulk), bool(chosen_systems(bulk))),
         (SinglePointStage(bulk), any(system.scf for system in systems)),
     ]
     return [stage for stage, used in wanted if used]
@@ -126,7 +133,7 @@ class CollectionStage(BulkStage):
     def recipe(self) -> str:
         """The stages before, and how their frames are gathered."""
         param = self.bulk.param
-        wanted = [[system.aimd, system.scf] for system in self.bulk.systems]
+        wanted = [[system.aimd, system.scf, *((True, system.direct) if system.bigmodel else ())] for system in self.bulk.systems]
         before = [stage.recipe for stage in stages_before_collection(self.bulk)]
         gates = [self.gates.net_force_tolerance, self.gates.min_distance_ang]
         return recipe_hash("collection", before, wanted, param.interval, param.data_shuffle, param.data_format, gates)
@@ -184,26 +191,28 @@ class CollectionStage(BulkStage):
         bulk = self.bulk
         stages = {
             kind: read_manifest(bulk.work_folder / kind)["facts"]["rows"]
-            for kind in ("relax", "aimd", "scf")
+            for kind in ("relax", "aimd", "bigmodel", "scf")
             if is_finished(bulk.work_folder / kind)
         }
         unreadable = unreadable_runs(bulk.work_folder / "scf") if stages.get("scf") is not None else []
         plans = []
         for index, system in enumerate(bulk.systems):
-            kind = "scf" if system.scf else "aimd" if system.aimd else ""
-            entry = None
+            kind = "scf" if system.scf else "aimd" if system.aimd else "bigmodel" if system.bigmodel else ""
+            entry, theory = None, ""
             if kind:
-                entry = (SinglePointStage if kind == "scf" else AimdStage)(bulk).entry(index)
+                stage = STAGES[kind](bulk)
+                entry = stage.entry(index)
+                theory = stage.labeler.level_of_theory(entry)
             lost = [row for row in stages.get("relax", []) if not row["accepted"]]
             if kind == "scf":
-                lost += [row for row in stages.get("aimd", []) if not row["accepted"]] + unreadable
+                lost += [row for name in ("aimd", "bigmodel") for row in stages.get(name, []) if not row["accepted"]] + unreadable
             plans.append(
                 SystemPlan(
                     index=index,
                     structure_file=relative_path(system.file, bulk.place.work_dir),
                     kind=kind,
                     entry=entry,
-                    theory="" if entry is None else bulk.labeler.level_of_theory(entry),
+                    theory=theory,
                     rows=[row for row in stages.get(kind, []) if row["system"] == index],
                     given_up=[row for row in lost if row["system"] == index],
                     shuffle_seed=bulk.seed(index, "shuffle", 0),
@@ -216,6 +225,9 @@ class CollectionStage(BulkStage):
             structures=bulk.work_folder / "structures",
             asked=bulk.work_folder / "scf" / ASKED_FRAMES,
             labeler=bulk.engine,
+            md_labeler=bulk.md_engine,
+            chosen=chosen_places(bulk),
+            chosen_systems=tuple(chosen_systems(bulk)),
             suffix=structure_suffix(bulk.param.labelling.engine),
             data_format=bulk.param.data_format,
             interval=bulk.param.interval,
@@ -231,7 +243,7 @@ class CollectionStage(BulkStage):
                 f"collection: {rejected} of {frames + rejected} labels were rejected, more than {self.bulk.failure_budget:.0%}; "
                 f"the reasons stand in {staging}/init_config_*/{REJECTED_FILE}. Mend the cause and start again"
             )
-        if not frames and any(system.aimd or system.scf for system in self.bulk.systems):
+        if not frames and any(system.aimd or system.scf or system.bigmodel for system in self.bulk.systems):
             raise JobError(
                 f"collection: no labelled frame is left of any system; the reasons stand in {staging}/init_config_*/{REJECTED_FILE} and in "
                 f"{self.bulk.work_folder}. Mend the cause and start again"
@@ -301,10 +313,11 @@ def _collect_systems(request: CollectionRequest, structures: list[Atoms], rows: 
 
 def _read(request: CollectionRequest, system: SystemPlan, row: Mapping[str, Any]) -> list[Frame] | str:
     """Frames of an accepted task, or why they cannot be read."""
-    if request.labeler is None:
+    labeler = request.md_labeler if system.kind == "bigmodel" else request.labeler
+    if labeler is None:
         raise JobError(f"{system_name(system.index)}: labels without a labelling engine")
     try:
-        frames = request.labeler.read(request.work_dir / str(row["folder"]), "scf" if system.kind == "scf" else "aimd")
+        frames = labeler.read(request.work_dir / str(row["folder"]), "scf" if system.kind == "scf" else "aimd")
     except (DataError, ValueError) as error:
         return f"cannot be read: {error}"
     if system.kind == "scf" and len(frames) != 1:
@@ -337,10 +350,10 @@ def _md_frames(request: CollectionRequest, system: SystemPlan, structures: Seque
         places = step_numbers([frame.origin.step for frame in frames])
         present = set(places)
         for place in range(0, max(present, default=-1) + 1, request.interval):
-            if place not in present:
+            if place not in present and is_chosen(request.chosen, request.chosen_systems, row, place):
                 rejected.append(Rejection(task, place, "the program left no converged label of this frame"))
         for place, frame in zip(places, frames, strict=True):
-            if place % request.interval:
+            if place % request.interval or not is_chosen(request.chosen, request.chosen_systems, row, place):
                 continue
             step = frame.origin.step if frame.origin.step >= 0 else place
             start = structures[row["index"]]

@@ -18,6 +18,7 @@ from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
 from pwact_like.stages.base import Fork, Place, Stage, TaskMaker, check_budget
+from pwact_like.stages.label_batches import Batches
 from pwact_like.stages.selection import FRAMES_FILE, SELECTION_FILE
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 REJECTED_FILE = "rejected.csv"
 HASHES_FILE = "frame_hashes.txt"
 TEST_FOLDER = "test"
+Rejection = tuple[Mapping[str, Any], Path, str]
+"""Row of the selection, folder of the task, and why there is no label."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,21 @@ class LabelStage(Stage):
             raise DataError(f"{self._select / FRAMES_FILE}: {len(frames)} frames, but {SELECTION_FILE} lists {len(rows)}; was it edited?")
         return frames
 
+    @property
+    def _batches(self) -> Batches | None:
+        """How frames are shared out when one task labels several; None when each has its own."""
+        size = self.labeler.frames_a_task(self.entry)
+        return Batches(self.place, size) if size > 1 else None
+
     def task_folder(self, row: Mapping[str, Any]) -> Path:
         """``scf/<md>/<leaf>/STEP-scf``."""
         return self._scf / row["system"] / row["leaf"] / f"{row['step']}-scf"
 
     def plan(self) -> list[Task]:
-        """One task a frame that is not rejected beforehand."""
+        """One task a frame that is not rejected beforehand, or one for several of them."""
         rows = self._rows()
+        if (batches := self._batches) is not None:
+            return batches.plan(self.labeler, self.entry, self.command, rows, self._asked(rows))
         make_task = TaskMaker(self.place)
         tasks = []
         for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):
@@ -100,7 +111,7 @@ class LabelStage(Stage):
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
         """The labeler's word."""
-        return self.labeler.outcome(attempt, "scf")
+        return self.labeler.outcome(attempt, "scf") if self._batches is None else self.labeler.batch_outcome(attempt)
 
     def collect(self, results: Mapping[str, TaskResult]) -> None:
         """Read, gate and write the labels, in a child process (outputs of DFT programs are large).
@@ -126,24 +137,27 @@ class LabelStage(Stage):
         """Everything of the product but its manifest; returns the names of its files and its facts."""
         rows = self._rows()
         labelled: list[Frame] = []
-        rejected: list[tuple[Mapping[str, Any], str]] = []
+        rejected: list[Rejection] = []
+        batches = self._batches
+        folders = batches.folders(rows) if batches else {index: self.task_folder(row) for index, row in enumerate(rows)}
+        of_batches = batches.read(self.labeler, rows, results) if batches else {}
         for index, (row, asked) in enumerate(zip(rows, self._asked(rows), strict=True)):
-            frame_or_reason = self._label_of(row, asked, index, results)
-            if isinstance(frame_or_reason, str):
-                rejected.append((row, frame_or_reason))
+            folder = folders.get(index, self.task_folder(row))  # a rejected one is in no batch
+            if row["reject"] is not None:
+                found: Frame | str = str(row["reject"])
             else:
-                labelled.append(frame_or_reason)
+                found = of_batches[index] if batches else self._label_of(folder, results)
+                found = self._gated(found, row, asked, index, folder)
+            if isinstance(found, str):
+                rejected.append((row, folder, found))
+            else:
+                labelled.append(found)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / REJECTED_FILE, self._rejected_text(rejected))
         check_budget(len(rejected), len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
         return self._write_product(labelled, rejected)
 
-    def _label_of(self, row: Mapping[str, Any], asked: Frame, index: int, results: Mapping[str, TaskResult]) -> Frame | str:
-        from pwact_like.data.checks import check_label
-
-        if row["reject"] is not None:
-            return str(row["reject"])
-        folder = self.task_folder(row)
+    def _label_of(self, folder: Path, results: Mapping[str, TaskResult]) -> Frame | str:
         result = results[relative_path(folder, self.place.work_dir)]
         if result.state is not TaskState.ACCEPTED:
             return result.reason
@@ -151,6 +165,14 @@ class LabelStage(Stage):
             (frame,) = self.labeler.read(folder, "scf")
         except (DataError, ValueError) as error:
             return f"cannot be read: {error}"
+        return frame
+
+    def _gated(self, frame: Frame | str, row: Mapping[str, Any], asked: Frame, index: int, folder: Path) -> Frame | str:
+        """The label with its origin, when it passes the gates."""
+        from pwact_like.data.checks import check_label
+
+        if isinstance(frame, str):
+            return frame
         reason = check_label(
             frame,
             asked.atoms,
@@ -168,7 +190,7 @@ class LabelStage(Stage):
         )
         return replace(frame, origin=origin, level_of_theory=self.labeler.level_of_theory(self.entry))
 
-    def _write_product(self, labelled: list[Frame], rejected: Sequence[tuple[Mapping[str, Any], str]]) -> tuple[list[str], dict[str, Any]]:
+    def _write_product(self, labelled: list[Frame], rejected: Sequence[Rejection]) -> tuple[list[str], dict[str, Any]]:
         from pwact_like.data.dataset import split
 
         test: list[Frame] = []
@@ -199,19 +221,21 @@ class LabelStage(Stage):
         }
         return outputs, facts
 
-    def _rejected_text(self, rejected: Sequence[tuple[Mapping[str, Any], str]]) -> str:
+    def _rejected_text(self, rejected: Sequence[Rejection]) -> str:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["leaf", "step", "folder", "reason"])
-        for row, reason in rejected:
-            writer.writerow([row["leaf"], row["step"], relative_path(self.task_folder(row), self.place.work_dir), reason])
+        for row, folder, reason in rejected:
+            writer.writerow([row["leaf"], row["step"], relative_path(folder, self.place.work_dir), reason])
         return stream.getvalue()
 
     def _clean(self) -> None:
         """Remove what the programs left in the attempts besides logs (wave functions, densities); results stay."""
         kept = {"stdout", "stderr", "exit", "claim", "executions.log"}
         doomed = []
-        for attempts in sorted(self._scf.glob("*/*/*-scf/.attempt")):
+        batches = self._batches
+        found = batches.folder.glob("*/.attempt") if batches else self._scf.glob("*/*/*-scf/.attempt")
+        for attempts in sorted(found):
             for path in sorted(attempts.glob("*/*")):
                 if path.name not in kept:
                     doomed.append(path)

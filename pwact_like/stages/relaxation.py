@@ -50,7 +50,7 @@ class RelaxationStage(LabellingStage):
     def recipe(self) -> str:
         """Structures, inputs and seed."""
         wanted = [
-            [start_recipe(self.bulk, index), self.bulk.entry_recipe(self.entry(index))]
+            [start_recipe(self.bulk, index), self.bulk.entry_recipe(self.entry(index), self.labeler)]
             for index, system in enumerate(self.bulk.systems)
             if system.relax
         ]

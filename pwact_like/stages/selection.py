@@ -6,7 +6,7 @@ process, so that the master stays small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pwact_like.data.frames import Frame, Origin
-from pwact_like.fsio import write_json, write_manifest, write_text
+from pwact_like.errors import DataError
+from pwact_like.fsio import read_json, write_json, write_manifest, write_text
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Ok, Outcome
 from pwact_like.stages.base import Fork, Place, Stage
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
 SELECTION_FILE = "selection.json"
 FRAMES_FILE = "candidate.xyz"
 SUMMARY_FILE = "select_summary.txt"
+CHOSEN_FILE = "chosen.json"  # in the choice's folder: numbers of the iteration's frames
 
 
 @dataclass(frozen=True)
 class SelectionRequest:
-    """Everything the child process needs; picklable. ``levels_from`` tells where the levels come from."""
+    """Everything the child process needs; picklable.
+
+    ``levels_from`` tells where the levels come from; ``choice`` is the finished product of a choice among the candidates, None where
+    they are drawn at random.
+    """
 
     place: Place
     explorer: Explorer
@@ -49,6 +55,7 @@ class SelectionRequest:
     lmps_tolerance: bool
     min_distance_ang: float
     test_data: tuple[DataPath, ...] = ()
+    choice: Path | None = None
 
 
 @dataclass
@@ -92,6 +99,7 @@ def select(request: SelectionRequest) -> dict[str, Any]:
         pool.groups,
         pool.quotas,
         eligible=pool.eligible & ~in_test,
+        chosen=chosen_before(request.choice, classes),
         random_share=request.random_share,
         root_seed=request.place.root_seed,
         iteration=request.place.iteration,
@@ -115,6 +123,25 @@ def select(request: SelectionRequest) -> dict[str, Any]:
     }
     write_text(request.folder / SUMMARY_FILE, summary(facts, trajectories, pool, request.levels))
     return facts
+
+
+def chosen_before(folder: Path | None, classes: NDArray[np.int8]) -> NDArray[np.int64] | None:
+    """The candidates that the stage before has chosen; None without one.
+
+    Raises
+    ------
+    DataError
+        When they are no candidates now.
+    """
+    if folder is None:
+        return None
+    chosen = np.array(read_json(folder / CHOSEN_FILE)["frames"], dtype=np.int64)
+    if len(chosen) and (chosen.max() >= len(classes) or (classes[chosen] != FrameClass.CANDIDATE).any()):
+        raise DataError(
+            f"{folder}: frames were chosen that are no candidates by the levels of now: the levels were edited since; undo the change, "
+            "or choose again (pwact-like rewind --to ITERATION:select)"
+        )
+    return chosen
 
 
 def starts_in_test_set(
@@ -151,31 +178,39 @@ def _fetch(request: SelectionRequest, pool: FramePool, choice: Choice, trajector
     frames: list[Frame] = []
     rows: list[dict[str, Any]] = []
     wanted = np.array(sorted(kind_of), dtype=np.int64)
+    for index, row, step, atoms in fetch(request, pool, wanted, trajectories):
+        distance = minimum_distance_ang(atoms, request.min_distance_ang)
+        too_close = distance < request.min_distance_ang
+        rows.append(
+            {
+                "system": row["system"],
+                "leaf": row["leaf"],
+                "step": step,
+                "value": float(pool.values[index]) if np.isfinite(pool.values[index]) else None,
+                "why": kind_of[index],
+                "reject": f"two atoms only {distance:.3f} Å apart (strategy.min_distance_ang {request.min_distance_ang})"
+                if too_close
+                else None,
+            }
+        )
+        origin = Origin(source=str(row["trajectory"]), iteration=request.place.iteration, task=str(row["leaf"]), step=step)
+        frames.append(Frame(atoms, origin=origin))
+    if frames:
+        write_frames(request.folder / FRAMES_FILE, frames, "extxyz")
+    return rows
+
+
+def fetch(
+    request: SelectionRequest, pool: FramePool, wanted: NDArray[np.int64], trajectories: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[int, Mapping[str, Any], int, Atoms]]:
+    """(number in the pool, row of its trajectory, MD step, structure) of these frames, trajectory by trajectory; ``wanted`` is sorted."""
     for trajectory in np.unique(pool.trajectory[wanted]):
         row = trajectories[int(trajectory)]
         indices = wanted[pool.trajectory[wanted] == trajectory]
         steps = [int(step) for step in pool.steps[indices]]
         folder = (request.place.work_dir / str(row["trajectory"])).parent
         for index, step, atoms in zip(indices, steps, request.explorer.frames(folder, steps), strict=True):
-            distance = minimum_distance_ang(atoms, request.min_distance_ang)
-            too_close = distance < request.min_distance_ang
-            rows.append(
-                {
-                    "system": row["system"],
-                    "leaf": row["leaf"],
-                    "step": step,
-                    "value": float(pool.values[index]) if np.isfinite(pool.values[index]) else None,
-                    "why": kind_of[int(index)],
-                    "reject": f"two atoms only {distance:.3f} Å apart (strategy.min_distance_ang {request.min_distance_ang})"
-                    if too_close
-                    else None,
-                }
-            )
-            origin = Origin(source=str(row["trajectory"]), iteration=request.place.iteration, task=str(row["leaf"]), step=step)
-            frames.append(Frame(atoms, origin=origin))
-    if frames:
-        write_frames(request.folder / FRAMES_FILE, frames, "extxyz")
-    return rows
+            yield int(index), row, step, atoms
 
 
 def levels_facts(levels: Levels, source: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pwact_like.errors import DataError
 from pwact_like.fsio import read_json, read_manifest, write_json
 from pwact_like.seeds import derive_seed
 from pwact_like.stages.aimd import AimdStage, step_numbers
+from pwact_like.stages.bigmodel import BigModelStage, DirectStage, accepted_runs, chosen_places, chosen_systems, is_chosen
 from pwact_like.stages.bulk import Asked, LabellingStage, recipe_hash, system_name
 from pwact_like.stages.structures import STRUCTURES_FILE, StructuresStage
 
@@ -39,19 +40,27 @@ class SinglePointStage(LabellingStage):
     def recipe(self) -> str:
         """Structures or MD, inputs, and what decides the choice."""
         param = self.bulk.param
-        wanted = [[index, self.bulk.entry_recipe(self.entry(index))] for index, system in enumerate(self.bulk.systems) if system.scf]
+        wanted = [
+            [index, self.bulk.entry_recipe(self.entry(index), self.labeler)] for index, system in enumerate(self.bulk.systems) if system.scf
+        ]
         before = [AimdStage(self.bulk).recipe, param.interval] if self._relabelled() else [StructuresStage(self.bulk).recipe]
+        if self._relabelled("bigmodel"):
+            before += [BigModelStage(self.bulk).recipe, param.interval]
+        if chosen_systems(self.bulk):
+            before.append(DirectStage(self.bulk).recipe)
         return recipe_hash("scf", before, self.bulk.place.root_seed, wanted, param.scf_max_num)
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """The structures, and the MD whose frames are labelled again."""
         structures = StructuresStage(self.bulk).folder
-        return (structures, AimdStage(self.bulk).folder) if self._relabelled() else (structures,)
+        runs = [(AimdStage, "aimd"), (BigModelStage, "bigmodel")]
+        found = [structures, *(stage(self.bulk).folder for stage, flag in runs if self._relabelled(flag))]
+        return (*found, DirectStage(self.bulk).folder) if chosen_systems(self.bulk) else tuple(found)
 
-    def _relabelled(self) -> list[int]:
+    def _relabelled(self, flag: str = "aimd") -> list[int]:
         """Systems whose MD is labelled again."""
-        return [index for index, system in enumerate(self.bulk.systems) if system.scf and system.aimd]
+        return [index for index, system in enumerate(self.bulk.systems) if system.scf and getattr(system, flag)]
 
     def entry(self, system: int) -> StageInput:
         """``scf_input[scf_input_idx]``."""
@@ -67,11 +76,15 @@ class SinglePointStage(LabellingStage):
             work_dir=self.bulk.place.work_dir,
             structures=self.bulk.work_folder / "structures",
             labeler=self.bulk.labeler,
-            direct=frozenset(index for index, system in enumerate(systems) if system.scf and not system.aimd),
+            direct=frozenset(index for index, system in enumerate(systems) if system.scf and not system.aimd and not system.bigmodel),
             runs=tuple(row for row in runs if row["accepted"] and row["system"] in relabelled),
             interval=self.bulk.param.interval,
             max_num=self.bulk.param.scf_max_num,
             seed=derive_seed(self.bulk.place.root_seed, "scf", "choice"),
+            md_labeler=self.bulk.md_engine,
+            md_runs=tuple(accepted_runs(self.bulk, self._relabelled("bigmodel"))),
+            chosen=chosen_places(self.bulk),
+            chosen_systems=tuple(chosen_systems(self.bulk)),
         )
         for row in self.bulk.fork(choose_frames, request):
             log.warning("scf: %s is given up: %s", row["folder"], row["reason"])
@@ -101,7 +114,9 @@ class ChoiceRequest:
     direct
         Systems whose structures are labelled as they are.
     runs
-        Rows of the accepted MD runs whose frames are labelled again.
+        Rows of the accepted MD runs whose frames are labelled again; ``md_runs`` are those of a big model, which ``md_labeler`` reads.
+    chosen
+        What was chosen among the frames of ``chosen_systems``, see `chosen_places`.
     """
 
     folder: Path
@@ -113,6 +128,10 @@ class ChoiceRequest:
     interval: int
     max_num: int | None
     seed: int
+    md_labeler: Labeler | None = None
+    md_runs: Sequence[Mapping[str, Any]] = ()
+    chosen: Mapping[str, frozenset[int]] | None = None
+    chosen_systems: Sequence[int] = ()
 
 
 def choose_frames(request: ChoiceRequest) -> list[dict[str, Any]]:
@@ -158,14 +177,15 @@ def _of_structures(request: ChoiceRequest) -> Iterator[tuple[dict[str, Any], Fra
 def _of_runs(request: ChoiceRequest, unreadable: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Frame]]:
     from pwact_like.data.frames import Frame
 
-    for row in request.runs:
+    of_model = ((request.md_labeler, row) for row in request.md_runs if request.md_labeler is not None)
+    for labeler, row in [*((request.labeler, row) for row in request.runs), *of_model]:
         try:
-            frames = request.labeler.read(request.work_dir / row["folder"], "aimd")
+            frames = labeler.read(request.work_dir / row["folder"], "aimd")
         except (DataError, ValueError) as error:
             unreadable.append({**row, "accepted": False, "reason": f"the MD run cannot be read: {error}"})
             continue
         places = step_numbers([frame.origin.step for frame in frames])
         for place, frame in zip(places, frames, strict=True):
-            if place % request.interval == 0:
+            if place % request.interval == 0 and is_chosen(request.chosen, request.chosen_systems, row, place):
                 step = frame.origin.step if frame.origin.step >= 0 else place
                 yield {"system": row["system"], "name": row["name"], "step": step}, Frame(frame.atoms)

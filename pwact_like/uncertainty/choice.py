@@ -42,6 +42,7 @@ def choose(
     quotas: Sequence[int],
     *,
     eligible: NDArray[np.bool_] | None = None,
+    chosen: NDArray[np.int64] | None = None,
     random_share: float = 0.1,
     root_seed: int = 0,
     iteration: int = 0,
@@ -57,6 +58,8 @@ def choose(
         that a group that lost a trajectory does not shift the others' draw.
     eligible
         False for frames that must not be labelled (duplicates of a start structure); all by default.
+    chosen
+        Candidates that were chosen by other means than a draw; they take its place, the quotas still hold.
     random_share
         Share of the whole batch that is drawn at random.
     root_seed, iteration
@@ -64,7 +67,9 @@ def choose(
     """
     eligible = np.ones(len(classes), dtype=bool) if eligible is None else eligible
     is_candidate = (classes == FrameClass.CANDIDATE) & eligible
-    candidates = _capped(np.flatnonzero(is_candidate), groups, quotas, root_seed, iteration)
+    candidates = capped(
+        np.flatnonzero(is_candidate) if chosen is None else chosen[is_candidate[chosen]], groups, quotas, root_seed, iteration
+    )
     random = _random_sample(classes, eligible, candidates, random_share, root_seed, iteration)
     rescued = np.empty(0, dtype=np.int64)
     if not is_candidate.any():
@@ -75,9 +80,10 @@ def choose(
     return Choice(candidates, random, rescued)
 
 
-def _capped(
+def capped(
     indices: NDArray[np.int64], groups: NDArray[np.int32], quotas: Sequence[int], root_seed: int, iteration: int
 ) -> NDArray[np.int64]:
+    """At most ``quotas[g]`` of the frames of each group g, sorted; a group's surplus is left out at random."""
     chosen = []
     for group, quota in enumerate(quotas):
         members = indices[groups[indices] == group]

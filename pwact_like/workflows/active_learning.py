@@ -7,7 +7,7 @@ over the finished stages and goes on where the last one ended.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pwact_like.errors import InputError, JobError, Problem
 from pwact_like.fsio import is_finished, read_manifest
 from pwact_like.seeds import derive_seed
 from pwact_like.stages.base import Place
+from pwact_like.stages.choosing import ChoiceStage, choice_settings
 from pwact_like.stages.exploration import ExplorationStage, entry_explored, exploration_folder, plan_runs
 from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, InitialDataStage
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
@@ -114,6 +115,10 @@ class Campaign:
         self._drive(exploration)
         self._take_edits(within=iteration)
         selection = self._selection(iteration, exploration)
+        if not selection.finished and (settings := choice_settings(self.param.strategy, self._train_data(iteration), training.models[0])):
+            choice = ChoiceStage(selection.request, settings, self.session.command("direct"), self.session.fork)
+            self._drive(choice)
+            selection = SelectionStage(replace(selection.request, choice=choice.folder), self.session.fork)
         self._drive(selection)
         self._warn_if_all_failed(selection.facts)
         self._take_edits(within=iteration)

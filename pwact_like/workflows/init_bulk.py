@@ -6,6 +6,7 @@ What is left to do follows from the finished products alone, so a start after a 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,10 @@ def check_start(loaded: Any) -> None:
     """
     check_param(loaded.param)
     refuse_foreign(loaded.param.work_dir)
-    section = loaded.resource.dft
-    bulk = _bulk(loaded.param, section.command if section else "", fork)
+    sections = {name: getattr(loaded.resource, name) for name in ("dft", "explore", "direct")}
+    bulk = _bulk(loaded.param, {name: section.command if section else "" for name, section in sections.items()}, fork)
     collection = CollectionStage(bulk)
-    if bulk.engine is not None and not collection.finished:
+    if (bulk.engine is not None or bulk.md_engine is not None) and not collection.finished:
         rehearse(bulk)
     refuse_other_recipes([*stages_before_collection(bulk), collection])
 
@@ -99,7 +100,7 @@ def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
         When a product was made from an earlier one than there is now.
     """
     param: InitBulkParam = loaded.param
-    bulk = _bulk(param, session.command("dft"), session.fork)
+    bulk = _bulk(param, {name: session.command(name) for name in ("dft", "explore", "direct")}, session.fork)
     collection = CollectionStage(bulk)
     refuse_foreign(param.work_dir)  # once more, under the lock
     if not collection.finished:
@@ -122,7 +123,8 @@ def run_init_bulk(session: Session, loaded: Any) -> BulkEnd:
     return end
 
 
-def _bulk(param: InitBulkParam, command: str, in_child: Fork) -> Bulk:
+def _bulk(param: InitBulkParam, commands: Mapping[str, str], in_child: Fork) -> Bulk:
+    from pwact_like.engines.labelers.bigmodel_md import BigModelMd
     from pwact_like.engines.registry import labeler_for
 
     labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
@@ -130,8 +132,11 @@ def _bulk(param: InitBulkParam, command: str, in_child: Fork) -> Bulk:
         place=Place(param.work_dir, param.seed),
         param=param,
         engine=labeler_for(param.labelling) if labelled else None,
-        command=command,
+        command=commands["dft"],
         fork=in_child,
+        md_engine=BigModelMd(param.source) if any(system.bigmodel for system in param.sys_configs) else None,
+        md_command=commands["explore"],
+        direct_command=commands["direct"],
     )
 
 

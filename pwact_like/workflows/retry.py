@@ -27,7 +27,7 @@ _RUN_STAGES = {"00.train": ("train", "00.train"), "01.explore": ("explore", "01.
 
 BULK_CURE = (
     f"to make a stage of init_bulk anew: end its master, move {WORK_FOLDER}/STAGE, the stages after it "
-    f"(relax, structures, aimd, scf) and {COLLECTION_FOLDER} out of the folder, and start init_bulk again"
+    f"(relax, structures, aimd, bigmodel, direct, scf) and {COLLECTION_FOLDER} out of the folder, and start init_bulk again"
 )
 
 
@@ -112,6 +112,8 @@ def stage_of(workflow: str, name: str) -> tuple[str, str] | None:
     iteration = re.fullmatch(r"iter\.(\d{4,})", parts[0])
     if iteration is None or len(parts) < 3 or parts[1] not in _RUN_STAGES:
         return None
+    if parts[1:3] == ["01.explore", "choice"]:
+        return f"{int(iteration[1])}:select", f"{parts[0]}/01.explore/choice"
     stage, product = _RUN_STAGES[parts[1]]
     return f"{int(iteration[1])}:{stage}", f"{parts[0]}/{product}"
 

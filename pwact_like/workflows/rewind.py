@@ -39,11 +39,21 @@ from pwact_like.workflows.start import refuse_foreign
 
 ASIDE_FOLDER = "rewound"
 RECORDS = ("al.record", "iter_select.txt")
-BULK_STAGES = ("relax", "structures", "aimd", "scf", "collection")
+BULK_STAGES = ("relax", "structures", "aimd", "bigmodel", "direct", "scf", "collection")
 
 # what shows that a stage was begun, and what is moved to undo it and the later ones of its iteration, the latest first
-_BEGUN = {"train": "00.train", "explore": "01.explore/md", "select": "01.explore/select", "label": "02.label"}
-_UNDONE = {"train": (".",), "explore": ("02.label", "01.explore"), "select": ("02.label", "01.explore/select"), "label": ("02.label",)}
+_BEGUN = {
+    "train": ("00.train",),
+    "explore": ("01.explore/md",),
+    "select": ("01.explore/select", "01.explore/choice"),
+    "label": ("02.label",),
+}
+_UNDONE = {
+    "train": (".",),
+    "explore": ("02.label", "01.explore"),
+    "select": ("02.label", "01.explore/select", "01.explore/choice"),
+    "label": ("02.label",),
+}
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,7 @@ def make_plan(work_dir: Path, target: Target) -> RewindPlan:
         When the stage was not begun yet, when a selection cannot be made anew, or when something cannot be renamed.
     """
     iterations = _iterations(work_dir)
-    if not (work_dir / target.folder / _BEGUN[target.stage]).exists():
+    if not _is_begun(work_dir / target.folder, target.stage):
         raise InputError(Problem(f"--to {target}", f"this stage was not begun yet in {work_dir}", _where_it_stands(iterations)))
     _refuse_thinned(work_dir, target)
     later = [iterations[index].name for index in sorted(iterations, reverse=True) if index > target.iteration]
@@ -216,11 +226,15 @@ def _new_folder(work_dir: Path) -> str:
     return name
 
 
+def _is_begun(iteration: Path, stage: str) -> bool:
+    return any((iteration / part).exists() for part in _BEGUN[stage])
+
+
 def _where_it_stands(iterations: dict[int, Path]) -> str:
     """The latest stage that was begun."""
     for index in sorted(iterations, reverse=True):
         for stage in reversed(STAGES):
-            if (iterations[index] / _BEGUN[stage]).exists():
+            if _is_begun(iterations[index], stage):
                 return f"the campaign has come to {index}:{stage}"
     return "no stage was begun yet"
 

@@ -331,13 +331,15 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
 def test_inline_names_are_those_of_the_engines():
     from pwact_like.engines.labelers import options
     from pwact_like.engines.labelers.ase_calculator import AseLabeler
+    from pwact_like.engines.labelers.bigmodel import BigModelLabeler
     from pwact_like.engines.labelers.tblite import XtbLabeler
 
     def names(table):
         return {name for key, option in table.items() for name in (key, *option.aliases)}
 
     assert {stage: names(table) for stage, table in options.STAGE_OPTIONS.items()} == STAGE_OPTIONS
-    assert {"xtb": names(XtbLabeler.engine_table), "ase": names(AseLabeler.engine_table)} == ENGINE_OPTIONS
+    tables = {"xtb": XtbLabeler.engine_table, "ase": AseLabeler.engine_table, "bigmodel": BigModelLabeler.engine_table}
+    assert {engine: names(table) for engine, table in tables.items()} == ENGINE_OPTIONS
 
 
 @pytest.mark.parametrize("name", ["param.json", "init_param.json"])

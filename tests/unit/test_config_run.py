@@ -444,7 +444,7 @@ def test_inline_settings_of_an_embedded_labelling_engine(tmp_path):
 
 def test_a_program_needs_its_input_file(tmp_path):
     assert set(problems(tmp_path, DFT={"dft_style": "cp2k"})) == {"DFT.input"}
-    assert set(problems(tmp_path, DFT={"dft_style": "bigmodel"})) == {"DFT.bigmodel_script"}
+    assert set(problems(tmp_path, DFT={"dft_style": "bigmodel"})) == {"DFT.model"}
     (tmp_path / "label.py").write_text("")
     loaded = load(tmp_path, DFT={"dft_style": "bigmodel", "bigmodel_script": "label.py"})
     assert loaded.param.dft.labelling.bigmodel_script == tmp_path / "label.py"

@@ -18,6 +18,7 @@ from pwact_like.data.formats import read_frames, write_frames
 from pwact_like.data.frames import Frame
 from pwact_like.engines.labelers import dynamics
 from pwact_like.engines.labelers.ase_calculator import AseLabeler
+from pwact_like.engines.labelers.bigmodel import BigModelLabeler
 from pwact_like.engines.labelers.job_files import LABEL_FILE, RESULT_FILE
 from pwact_like.engines.labelers.options import STAGE_OPTIONS
 from pwact_like.engines.labelers.tblite import XtbLabeler
@@ -46,7 +47,8 @@ def test_the_settings_files_know_these_options():
         return {name for key, option in table.items() for name in (key, *option.aliases)}
 
     assert {stage: frozenset(names(table)) for stage, table in STAGE_OPTIONS.items()} == INLINE_STAGE
-    assert {"xtb": frozenset(names(XtbLabeler.engine_table)), "ase": frozenset(names(AseLabeler.engine_table))} == INLINE_ENGINE
+    tables = {"xtb": XtbLabeler.engine_table, "ase": AseLabeler.engine_table, "bigmodel": BigModelLabeler.engine_table}
+    assert {engine: frozenset(names(table)) for engine, table in tables.items()} == INLINE_ENGINE
 
 
 def test_the_stage_goes_before_its_file_goes_before_the_settings(tmp_path):
@@ -201,7 +203,7 @@ def test_nve_conserves_the_energy(tmp_path):
 
     atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
     options = {"temperature_k": 600.0, "nsteps": 40, "md_dt": 0.002, "ensemble": "nve", "taut": 0.1, "trj_freq": 1, "checkpoint_every": 100}
-    make = calculator_factory("ase", {"calculator": "emt"})
+    make = calculator_factory("ase", {"calculator": "emt"}, tmp_path)
     count, steps, reason = dynamics.run_aimd(tmp_path, atoms, make, options, 5, "")
     assert (count, steps, reason) == (41, 40, "")
     frames = read_frames(tmp_path / LABEL_FILE, "extxyz")
@@ -214,11 +216,11 @@ def test_nve_conserves_the_energy(tmp_path):
 
 
 def test_registry_names_the_cure():
-    with pytest.raises(NotAvailableError, match="known but not built yet; built: ase, cp2k, dftb, pwmat, qe, vasp, xtb"):
-        labeler_for(LabelSettings(dft_style="bigmodel"))
+    with pytest.raises(NotAvailableError, match=r"no engine 'gaussian' .*; built: ase, bigmodel, cp2k, dftb, pwmat, qe, vasp, xtb"):
+        labeler_for(LabelSettings(dft_style="gaussian"))
     assert isinstance(labeler_for(LabelSettings(dft_style="XTB")), XtbLabeler)
     assert availability("labeler", "xtb") == ""
-    assert "not built yet" in availability("labeler", "bigmodel")
+    assert "no engine" in availability("labeler", "gaussian")
 
 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch, tmp_path):
@@ -228,11 +230,13 @@ def test_a_missing_package_is_named_with_the_cure(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "tblite.ase", None)
     with pytest.raises(NotAvailableError, match=r"pip install 'pwact-like\[xtb\]'"):
-        calculator_factory("xtb", job(xtb(), tmp_path, request())["engine_options"])()
+        calculator_factory("xtb", job(xtb(), tmp_path, request())["engine_options"], tmp_path)()
     with pytest.raises(NotAvailableError, match="install its package"):
-        calculator_factory("ase", {"calculator": "nowhere_to_be_found.Model"})()
+        calculator_factory("ase", {"calculator": "nowhere_to_be_found.Model"}, tmp_path)()
     with pytest.raises(InputError, match="refuses its arguments"):
-        calculator_factory("ase", {"calculator": "ase.calculators.lj.LennardJones", "calculator_args": {"atoms": 1, "x": object()}})()
+        calculator_factory(
+            "ase", {"calculator": "ase.calculators.lj.LennardJones", "calculator_args": {"atoms": 1, "x": object()}}, tmp_path
+        )()
 
 
 def test_label_by_hand(tmp_path, capsys):

@@ -183,20 +183,6 @@ def test_dry_run_writes_the_first_stage_and_submits_nothing(tmp_path):
     assert not micro.executions(tmp_path) and not (tmp_path / "collection").exists()
 
 
-def test_what_is_refused_before_anything_is_written(tmp_path):
-    bulk_micro.write_inputs(tmp_path, [{"config": "Cu.xyz", "bigmodel": True}, {"config": "Cu.xyz", "bigmodel": True, "direct": True}])
-    content = json.loads((tmp_path / "init_param.json").read_text())
-    (tmp_path / "md.py").write_text("")
-    (tmp_path / "init_param.json").write_text(json.dumps({**content, "bigmodel_input": "md.py", "direct_input": "md.py"}))
-    resource = json.loads((tmp_path / "resource.json").read_text())
-    more = {"explore": {"command": "python md.py"}, "direct": {"command": "python md.py"}}
-    (tmp_path / "resource.json").write_text(json.dumps({**resource, **more}))
-    for extra in ((), ("--dry-run",)):
-        done = micro.pwact_like(tmp_path, *RUN, *extra)
-        assert done.returncode == 2 and "MD with a big model" in done.stderr and "DIRECT" in done.stderr and "use aimd" in done.stderr
-    assert not (tmp_path / "temp_init_bulk_work").exists() and not (tmp_path / ".pwact_like").exists()
-
-
 def test_pwacts_own_collection_is_never_touched(tmp_path):
     bulk_micro.write_inputs(tmp_path, [{"config": "Cu.xyz", "perturb": 2, "scf": True}])
     (tmp_path / "collection/init_config_0").mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,8 @@ class CalculationError(Exception):
     """The calculator gave no usable result for this structure; the message is its own."""
 
 
-def calculator_factory(engine: str, options: Mapping[str, Any]) -> CalculatorFactory:
-    """How to make this engine's calculator.
+def calculator_factory(engine: str, options: Mapping[str, Any], folder: Path) -> CalculatorFactory:
+    """How to make this engine's calculator; files that the options name lie in ``folder``, the task's.
 
     Raises
     ------
@@ -37,8 +38,12 @@ def calculator_factory(engine: str, options: Mapping[str, Any]) -> CalculatorFac
     if engine == "xtb":
         return lambda: _tblite(options)
     if engine == "ase":
-        return lambda: _ase_calculator(str(options["calculator"]), dict(options.get("calculator_args") or {}))
-    raise NotAvailableError(f"engine {engine!r} is not one that `pwact-like label` runs itself: xtb, ase")
+        return lambda: named_calculator(str(options["calculator"]), options.get("calculator_args") or {}, folder)
+    if engine == "bigmodel":
+        from pwact_like.engines.labelers.bigmodel_calculators import bigmodel_factory
+
+        return bigmodel_factory(options, folder)
+    raise NotAvailableError(f"engine {engine!r} is not one that `pwact-like label` runs itself: xtb, ase, bigmodel")
 
 
 def _tblite(options: Mapping[str, Any]) -> Any:
@@ -62,7 +67,16 @@ def _tblite(options: Mapping[str, Any]) -> Any:
     )
 
 
-def _ase_calculator(name: str, arguments: dict[str, Any]) -> Any:
+def named_calculator(name: str, arguments: Mapping[str, Any], folder: Path) -> Any:
+    """EMT, or the calculator of a dotted name; arguments that name files of ``folder`` become their paths.
+
+    Raises
+    ------
+    NotAvailableError
+        When its module cannot be imported.
+    InputError
+        When there is no such class, or it refuses its arguments.
+    """
     dotted = "ase.calculators.emt.EMT" if name.lower() == "emt" else name
     module_name, _, class_name = dotted.rpartition(".")
     if not module_name:
@@ -80,14 +94,22 @@ def _ase_calculator(name: str, arguments: dict[str, Any]) -> Any:
     calculator = getattr(module, class_name, None)
     if calculator is None:
         raise InputError(Problem("options.calculator", f"{module_name} has no {class_name}", "mend the name"))
+    in_place = {
+        key: str(folder / value) if isinstance(value, str) and value and (folder / value).is_file() else value
+        for key, value in arguments.items()
+    }
     try:
-        return calculator(**arguments)
+        return calculator(**in_place)
     except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, OSError) as error:
         raise InputError(Problem("options.calculator_args", f"{name} refuses its arguments: {error}")) from error
 
 
 def program_version(engine: str, options: Mapping[str, Any]) -> tuple[str, str]:
     """Name and version of the package that computes ("" when it does not say)."""
+    if engine == "bigmodel":
+        from pwact_like.engines.labelers.bigmodel_weights import installed_version
+
+        return str(options["model"]), installed_version(str(options["model"]))
     name = "tblite" if engine == "xtb" else str(options.get("calculator", "")).split(".")[0]
     package = "ase" if name.lower() == "emt" else name
     try:
@@ -120,7 +142,7 @@ def compute_label(atoms: Atoms) -> Label:
                 virial = virial_from_stress(atoms.get_stress(voigt=False), abs(float(atoms.get_volume())))
             except (PropertyNotImplementedError, NotImplementedError):
                 virial = None
-    except (CalculatorError, RuntimeError, ArithmeticError, np.linalg.LinAlgError) as error:
+    except (CalculatorError, RuntimeError, ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
         raise CalculationError(" ".join(str(error).split()) or type(error).__name__) from error
     if not (np.isfinite(energy) and np.isfinite(forces).all() and (virial is None or np.isfinite(virial).all())):
         raise CalculationError("energy, forces or stress are not finite")

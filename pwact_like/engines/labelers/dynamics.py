@@ -9,7 +9,6 @@ the last digits.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 
 from pwact_like.data.frames import Frame, Label, Origin
 from pwact_like.engines.labelers.calculators import CalculationError, CalculatorFactory, compute_label
+from pwact_like.engines.labelers.frame_file import FrameFile
 from pwact_like.engines.labelers.job_files import CHECKPOINT_FILE, LABEL_FILE, PARTIAL_FILE
 from pwact_like.errors import DataError
-from pwact_like.fsio import fsync_folder, read_json, write_json
+from pwact_like.fsio import read_json, write_json
 from pwact_like.time_limit import TimeLimit, out_of_time
 from pwact_like.units import EV_PER_KELVIN, FS_PER_PS
 
@@ -106,7 +106,7 @@ def run_aimd(
     dt = options["md_dt"] * FS_PER_PS * units.fs
     masses = atoms.get_masses()
     random = np.random.default_rng(seed)
-    frames = _FrameFile(folder / PARTIAL_FILE)
+    frames = FrameFile(folder / PARTIAL_FILE)
     reason = ""
     state = _resume(folder, frames, random, len(atoms))
     try:
@@ -162,50 +162,7 @@ def _frame(atoms: Atoms, label: Label, step: int, seed: int, level_of_theory: st
     return replace(Frame(bare, label, Origin(step=step, seed=seed)), level_of_theory=level_of_theory)
 
 
-class _FrameFile:
-    """A growing file of frames; what stands behind the last checkpoint is cut off when a run continues."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self.size = 0
-
-    def start(self) -> None:
-        """Begin with nothing."""
-        self.path.write_bytes(b"")
-        self.count = self.size = 0
-
-    def resume(self, count: int, size: int) -> bool:
-        """Go on behind the first ``count`` frames; False when they are not all there."""
-        if not self.path.is_file() or self.path.stat().st_size < size:
-            return False
-        os.truncate(self.path, size)
-        self.count, self.size = count, size
-        return True
-
-    def append(self, frame: Frame) -> None:
-        """Add a frame."""
-        from pwact_like.data.formats.extxyz import frame_text
-
-        content = frame_text(frame).encode()
-        with self.path.open("ab") as stream:
-            stream.write(content)
-        self.count += 1
-        self.size += len(content)
-
-    def sync(self) -> None:
-        """Make what was written last."""
-        with self.path.open("rb+") as stream:
-            os.fsync(stream.fileno())
-
-    def finish(self, target: Path) -> None:
-        """Give the whole file its final name."""
-        self.sync()
-        self.path.replace(target)
-        fsync_folder(target.parent)
-
-
-def _checkpoint(folder: Path, state: MdState, frames: _FrameFile, random: np.random.Generator) -> None:
+def _checkpoint(folder: Path, state: MdState, frames: FrameFile, random: np.random.Generator) -> None:
     frames.sync()  # before the checkpoint that counts on it
     content = {
         "step": state.step,
@@ -219,7 +176,7 @@ def _checkpoint(folder: Path, state: MdState, frames: _FrameFile, random: np.ran
     write_json(folder / CHECKPOINT_FILE, content)
 
 
-def _resume(folder: Path, frames: _FrameFile, random: np.random.Generator, n_atoms: int) -> MdState | None:
+def _resume(folder: Path, frames: FrameFile, random: np.random.Generator, n_atoms: int) -> MdState | None:
     """The state of an interrupted run, or None when there is none that fits."""
     path = folder / CHECKPOINT_FILE
     if not path.is_file():

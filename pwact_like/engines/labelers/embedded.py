@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -113,7 +113,7 @@ class EmbeddedLabeler(Labeler):
         links = self.linked_files(engine_options)
         folder.mkdir(parents=True, exist_ok=True)
         job = LabelJob(request.kind, self.name, request.seed, engine_options, options, level)
-        write_job(folder, job, request.atoms)
+        write_job(folder, job, [request.atoms])
         # an attempt that ends in a refusal by the engine leaves no label.xyz, so only result.json is a must
         return TaskFiles(
             inputs=(JOB_FILE, STRUCTURE_FILE),
@@ -123,6 +123,55 @@ class EmbeddedLabeler(Labeler):
             carry=(PARTIAL_FILE, CHECKPOINT_FILE) if request.kind == "aimd" else (),
             checkpoints=(CHECKPOINT_FILE,) if request.kind == "aimd" else (),
         )
+
+    def write_batch(self, folder: Path, requests: Sequence[LabelRequest]) -> TaskFiles:
+        """Write label.json and structure.xyz of single points that one task does, one after the other."""
+        engine_options, _ = self._merged(requests[0].input, "scf")
+        problems = {problem: None for request in requests for problem in self.check_structure(request, engine_options)}
+        if problems:
+            raise InputError(list(problems))
+        level = self.fingerprint(engine_options)
+        links = self.linked_files(engine_options)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_job(
+            folder, LabelJob("scf", self.name, requests[0].seed, engine_options, {}, level, batch=True), [one.atoms for one in requests]
+        )
+        return TaskFiles(
+            inputs=(JOB_FILE, STRUCTURE_FILE),
+            links=links,
+            outputs=(RESULT_FILE, LABEL_FILE),
+            carry=(PARTIAL_FILE, CHECKPOINT_FILE),
+        )
+
+    def batch_outcome(self, folder: Path) -> Outcome:
+        """Judge by result.json and label.xyz: every structure has a label or a reason."""
+        try:
+            found = self.read_batch(folder)
+        except (DataError, ValueError) as error:
+            return Retry(f"pwact-like label left no result: {error}")
+        reasons = [one for one in found if isinstance(one, str)]
+        if len(reasons) == len(found):
+            return Reject(f"no structure could be labelled; the first: {reasons[0]}" if reasons else "no structure")
+        return Ok(f"{len(reasons)} of {len(found)} structures have no label; the first: {reasons[0]}" if reasons else "")
+
+    def read_batch(self, folder: Path) -> list[Frame | str]:
+        """One a structure: its frame, or why there is none.
+
+        Raises
+        ------
+        DataError
+            When label.xyz and result.json do not belong together.
+        """
+        from pwact_like.data.formats import read_frames
+
+        result = read_result(folder)
+        frames = read_frames(folder / LABEL_FILE, "extxyz") if result.frames else []
+        if any(frame.label is None for frame in frames):
+            raise DataError(f"{folder / LABEL_FILE}: a frame has no energy or no forces")
+        if len(frames) != result.frames or len(frames) != sum(not reason for reason in result.reasons):
+            raise DataError(f"{folder / LABEL_FILE}: {len(frames)} frames, and {RESULT_FILE} promises {result.frames}")
+        rest = iter(frames)
+        return [str(reason) if reason else next(rest) for reason in result.reasons]
 
     def commands(self, command: str, request: LabelRequest) -> tuple[str, ...]:
         """`pwact-like label label.json`, by this Python when the user names no command.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -29,11 +29,13 @@ class LabelJob:
     Attributes
     ----------
     engine
-        ``xtb`` or ``ase``.
+        ``xtb``, ``ase`` or ``bigmodel``.
     engine_options, options
         Of the engine, and of the stage (relax, aimd), complete with their defaults.
     level_of_theory
         Fingerprint that goes into the labels.
+    batch
+        Whether the structure file holds several structures, each to be labelled with a single point.
     """
 
     kind: LabelKind
@@ -42,6 +44,7 @@ class LabelJob:
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     level_of_theory: str = ""
+    batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class JobResult:
         Steps of the optimizer or of the MD.
     converged
         Whether every frame's SCF, and for relax the structure, converged.
+    reasons
+        Of a batch: for each structure why it has no label, "" where it has one.
     """
 
     converged: bool
@@ -69,14 +74,15 @@ class JobResult:
     reason: str = ""
     program: str = ""
     version: str = ""
+    reasons: Sequence[str] = ()
 
 
-def write_job(folder: Path, job: LabelJob, atoms: Atoms) -> None:
-    """Write label.json and the structure (to the last digit)."""
+def write_job(folder: Path, job: LabelJob, structures: Sequence[Atoms]) -> None:
+    """Write label.json and the structures (to the last digit): one, or those of a batch."""
     from pwact_like.data.formats import write_frames
     from pwact_like.data.frames import Frame
 
-    write_frames(folder / STRUCTURE_FILE, [Frame(atoms)], "extxyz")
+    write_frames(folder / STRUCTURE_FILE, [Frame(atoms) for atoms in structures], "extxyz")
     content = {
         "kind": job.kind,
         "structure": STRUCTURE_FILE,
@@ -85,6 +91,7 @@ def write_job(folder: Path, job: LabelJob, atoms: Atoms) -> None:
         "options": dict(job.options),
         "level_of_theory": job.level_of_theory,
         "seed": job.seed,
+        **({"batch": True} if job.batch else {}),
     }
     write_json(folder / JOB_FILE, content)
 
@@ -115,6 +122,7 @@ def read_job(path: Path) -> tuple[LabelJob, Path]:
         engine_options=content.get("engine_options", {}),
         options=content.get("options", {}),
         level_of_theory=str(content.get("level_of_theory", "")),
+        batch=content.get("batch") is True,
     )
     return job, path.parent / content["structure"]
 

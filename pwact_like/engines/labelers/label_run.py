@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwact_like.data.frames import Frame, Label, Origin
-from pwact_like.engines.labelers.calculators import CalculationError, calculator_factory, compute_label, program_version
+from pwact_like.engines.labelers.calculators import (
+    CalculationError,
+    CalculatorFactory,
+    calculator_factory,
+    compute_label,
+    program_version,
+)
 from pwact_like.engines.labelers.job_files import LABEL_FILE, RESULT_FILE, JobResult, LabelJob, read_job
 from pwact_like.errors import DataError
 from pwact_like.fsio import write_json
@@ -35,16 +41,21 @@ def run_job_file(path: Path) -> JobResult:
 
     job, structure = read_job(path)
     items = list(iter_extxyz(structure))
-    if len(items) != 1 or not isinstance(items[0], Frame):
+    if job.batch:
+        from pwact_like.engines.labelers.batch_run import run_batch
+
+        result = run_batch(job, [item.atoms for item in items if isinstance(item, Frame)], path.parent)
+    elif len(items) != 1 or not isinstance(items[0], Frame):
         raise DataError(f"{structure}: one structure is expected, {len(items)} are there")
-    result = run_job(job, items[0].atoms, path.parent)
+    else:
+        result = run_job(job, items[0].atoms, path.parent)
     write_json(path.parent / RESULT_FILE, dataclasses.asdict(result))
     return result
 
 
 def run_job(job: LabelJob, atoms: Atoms, folder: Path) -> JobResult:
     """Compute one job; its frames go to ``folder/label.xyz``. See `run_job_file`."""
-    make_calculator = calculator_factory(job.engine, job.engine_options)
+    make_calculator = calculator_factory(job.engine, job.engine_options, folder)
     program, version = program_version(job.engine, job.engine_options)
     if job.kind == "aimd":
         from pwact_like.engines.labelers.dynamics import planned_frames, run_aimd
@@ -58,7 +69,7 @@ def run_job(job: LabelJob, atoms: Atoms, folder: Path) -> JobResult:
 
         label, steps, reason = relax(atoms, make_calculator, job.options)
     else:
-        label, reason = single_point(atoms, job)
+        label, reason = single_point(atoms, make_calculator)
     if label is not None:
         from pwact_like.data.formats.extxyz import write_extxyz
 
@@ -68,9 +79,9 @@ def run_job(job: LabelJob, atoms: Atoms, folder: Path) -> JobResult:
     return JobResult(label is not None, int(label is not None), 1, steps, reason, program, version)
 
 
-def single_point(atoms: Atoms, job: LabelJob) -> tuple[Label | None, str]:
+def single_point(atoms: Atoms, make_calculator: CalculatorFactory) -> tuple[Label | None, str]:
     """Label of one structure, or None and why not."""
-    atoms.calc = calculator_factory(job.engine, job.engine_options)()
+    atoms.calc = make_calculator()
     try:
         return compute_label(atoms), ""
     except CalculationError as error:

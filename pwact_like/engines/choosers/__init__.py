@@ -1,0 +1,1 @@
+"""Engines that choose among frames those that are worth a label."""
