@@ -272,7 +272,7 @@ def test_a_perfect_fit_is_not_a_perfect_label() -> None:
     exact = []
     for frame in data_of(virials=True).frames:
         said = MODEL(data_of().batch([len(exact)]).geometry, virials=True)
-        labels = float(said.energies[0, 0]), said.forces[0].detach().numpy(), said.virials[0, 0].detach().numpy()
+        labels = float(said.energies[0, 0].detach()), said.forces[0].detach().numpy(), said.virials[0, 0].detach().numpy()
         exact.append(replace(frame, energy_ev=labels[0], forces_ev_per_ang=labels[1], virial_ev=labels[2]))
     assert residual_noise(MODEL, TrainingSet(exact, MODEL.spec, MODEL.davg, MODEL.dstd), virial=True) == Noise(1e-4, 1e-3, 1e-3)
 
