@@ -26,7 +26,7 @@ from lammps_support import (
     settings,
     tersoff_file,
 )
-from support import require_shared
+from support import require_deepmd, require_shared
 from test_explorers_kpu import a_request
 from test_explorers_kpu import run as run_embedded
 from test_explorers_kpu import training as training
@@ -455,9 +455,7 @@ def deepmd_models(folder: Path, programs: Path, count: int = 2) -> tuple[Path, .
 
 def test_the_deviation_that_deepmd_writes_is_that_of_its_models_forces(tmp_path):
     """Its out_file against the forces of each of its models along the same trajectory; a triclinic cell under pressure."""
-    programs = Path(os.environ.get("PWACT_LIKE_DEEPMD_BIN", ""))
-    if not os.environ.get("PWACT_LIKE_DEEPMD_BIN") or not (programs / "lmp").is_file():
-        pytest.skip("PWACT_LIKE_DEEPMD_BIN names no folder with DeePMD-kit's dp and lmp")
+    programs = require_deepmd("lmp")
     models = deepmd_models(tmp_path, programs)
     explorer = LammpsExplorer(settings("deepmd"))
     request = ExploreRequest(skewed(), models, replace(MD, ensemble="npt-tri", press_bar=0.0, nsteps=20), 17, None)
