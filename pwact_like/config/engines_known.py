@@ -180,6 +180,8 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
     explorer = engine_info("explore", param.explore.engine)
     if explorer is not None and not explorer.built:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
+    elif param.explore.engine == "embedded" and param.train.engine == "deepmd":
+        add("explore", "the embedded MD with models of DeePMD-kit", 'use LAMMPS: "command": "lmp" in resource.json\'s explore section')
     elif param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
     _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)

@@ -247,9 +247,9 @@ def _merge(reader: Reader, places: list[tuple[Table, str, set[str]]]) -> tuple[T
 def _optimizer_notes(reader: Reader, optimizer: Optimizer, table: Table, engine: str) -> None:
     if engine == "deepmd" and not optimizer.explicit:
         reader.note(table.path, "no optimizer is named: Adam is used, DeePMD-kit's own")
-    if engine != "embedded":
+    if engine not in ("embedded", "deepmd"):
         return
-    if not optimizer.explicit:
+    if engine == "embedded" and not optimizer.explicit:
         reader.note(table.path, "no optimizer is named: the Kalman filter LKF is used, as in PWact")
     others = KALMAN_ONLY if optimizer.name == "ADAM" else ADAM_ONLY
     idle = [table.where(key) for key in table.entries if Optimizer.aliases.get(key, key) in others]

@@ -290,8 +290,8 @@ def test_how_a_training_starts(tmp_path):
     assert (folder / "start.args").read_text() == "--init-model init/model.ckpt\n"
     assert read_json(folder / "input.json")["model"]["descriptor"]["sel"] == [44]
     assert (prepared(tmp_path / "again", warm, checkpoint=True) / "start.args").read_text() == "--restart model.ckpt\n"
-    other = COPPER.model_copy(update={"descriptor": Descriptor(rmax=5.0), "fitting": Fitting(network_size=(7, 1))})
-    with pytest.raises(DataError, match=r"descriptor\.rcut \(4\.0 → 5\.0\), fitting_net\.neuron"):
+    other = COPPER.model_copy(update={"descriptor": Descriptor(rmax=5.0, sel=(50,)), "fitting": Fitting(network_size=(7, 1))})
+    with pytest.raises(DataError, match=r"descriptor\.rcut \(4\.0 → 5\.0\), descriptor\.sel \(\[44\] → \[50\]\), fitting_net\.neuron"):
         prepared(tmp_path / "other", request(tmp_path, other, init_model=before / "model.pb"))
 
 

@@ -98,7 +98,7 @@ class DeepmdTrainer(Trainer):
             links=tuple(links),
             outputs=(self.model_file, LEARNING_CURVE, USED_INPUT, *((TEST,) if request.test_data else ())),
             optional_outputs=(*CHECKPOINTS[self.backend], INPUT, CURVE, LOG),
-            carry=(*CHECKPOINTS[self.backend], CURVE),
+            carry=(*CHECKPOINTS[self.backend], CURVE, *((USED_INPUT,) if _is_alone(links) else ())),
         )
 
     def _link_start(self, init_model: Path | None, links: list[tuple[str, str]]) -> str:
@@ -223,6 +223,11 @@ def _linked(request: TrainRequest, kinds: Sequence[str], links: list[tuple[str, 
             sign = {"virial_sign": path.virial_sign} if path.virial_sign != 1 else {}
             found.setdefault(kind, []).append({"path": name, **({"format": path.format} if path.format else {}), **sign})
     return found
+
+
+def _is_alone(links: Sequence[tuple[str, str]]) -> bool:
+    """Whether the training starts from a frozen model that has no checkpoint beside it."""
+    return sum(name.startswith(f"{INIT}/") for name, _ in links) == 1
 
 
 def _own(step: str) -> str:

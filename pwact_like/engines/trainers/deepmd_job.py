@@ -31,7 +31,7 @@ CHECKPOINTS = {
     "pytorch": ("model.ckpt.pt",),
 }
 _FOLDERS = {"train": TRAIN_FOLDER, "valid": VALID_FOLDER, "test": TEST_FOLDER}
-_OF_THE_TRAINING = ("seed", "sel")  # of the model's section: they may differ between a model and the training that goes on from it
+_SEED = "seed"  # of the model's section: may differ between a model and the training that goes on from it
 
 
 def prepare(folder: Path) -> None:
@@ -58,6 +58,8 @@ def prepare(folder: Path) -> None:
     start = ""
     if all((folder / name).is_file() for name in CHECKPOINTS[backend]):
         start = "--restart model.ckpt"
+        if (folder / USED_INPUT).is_file():  # the attempt before had its shape from a frozen model
+            content["model"] = read_json(folder / USED_INPUT)["model"]
     elif all((folder / INIT / name).is_file() for name in CHECKPOINTS[backend]):
         start = f"--init-model {INIT}/model.ckpt"
     elif task["init_model"]:
@@ -120,7 +122,7 @@ def _write_data(folder: Path, kind: str, entries: Sequence[dict[str, Any]]) -> d
 
 
 def _same_shape(model: dict[str, Any], before: dict[str, Any]) -> None:
-    """Take the slots over from the model that the training goes on from; refuse what else differs.
+    """Take counted slots over from the model that the training goes on from; refuse what differs.
 
     Raises
     ------
@@ -133,8 +135,9 @@ def _same_shape(model: dict[str, Any], before: dict[str, Any]) -> None:
     for part in ("type_map", "descriptor", "fitting_net"):
         now, then = model[part], before[part]
         if isinstance(now, dict):
-            for key in sorted(set(now) - set(_OF_THE_TRAINING)):
-                if key in then and now[key] != then[key]:
+            for key in sorted(set(now) - {_SEED}):
+                counted = key == "sel" and isinstance(now[key], str)  # "auto": as many as the first training has counted
+                if key in then and now[key] != then[key] and not counted:
                     differing.append(f"{part}.{key} ({then[key]} → {now[key]})")
         elif now != then:
             differing.append(f"{part} ({' '.join(then)} → {' '.join(now)})")
