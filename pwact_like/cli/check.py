@@ -52,6 +52,11 @@ def run(args: argparse.Namespace) -> int:
         notes, summary = start.notes, _bulk_summary(start.param, start.resource)
         engines = []
         labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
+    if kind == "run" and campaign.param.explore.engine == "lammps":
+        from pwact_like.engines.explorers.lammps import check_settings
+
+        explore = campaign.resource.explore
+        check_settings(campaign.param.explore, explore.command if explore else "")
     if tries:
         engines.append(("labeler", labelling.engine))
     _try_labelling(labelling, tries, section.command if section else "")

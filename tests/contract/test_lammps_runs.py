@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,9 @@ from lammps_support import (
     tersoff_file,
 )
 from support import require_shared
+from test_explorers_kpu import a_request
+from test_explorers_kpu import run as run_embedded
+from test_explorers_kpu import training as training
 
 from pwact_like.data.lammps_dump import DumpIndex
 from pwact_like.engines.explorers import lammps_input
@@ -316,6 +320,20 @@ def _programs_in(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("kind", ["kpu", "relative", "kpu-committee"])
+def test_a_model_that_knows_its_errors(tmp_path, training, kind):
+    """The same table at the start structure as without LAMMPS; the levels' unit and kind are in it."""
+    request = replace(a_request(training, kind), md=replace(MD, nsteps=20, trj_freq=10))
+    explorer = LammpsExplorer(settings("embedded"))
+    assert explorer.can_kpu and not LammpsExplorer(settings(*TERSOFF)).can_kpu
+    attempt, _, status = run_task(explorer, tmp_path / "task", request)
+    assert status == 0 and explorer.outcome(attempt) == Ok()
+    table = read_table(attempt / "model_devi.out")
+    without = read_table(run_embedded(tmp_path / "without", request) / "model_devi.out")
+    assert (table.kind, table.unit) == (without.kind, without.unit) and table.steps.tolist() == [0, 10, 20]
+    assert table.value[0] == pytest.approx(without.value[0], rel=1e-6)
+
+
 # ---- the user's own inputs -----------------------------------------------------------------------------------------
 
 
@@ -379,3 +397,83 @@ def test_a_lammps_without_plumed_is_refused(tmp_path, tersoffs, deep_potentials)
         commands = explorer.commands("lmp" if explorer.is_embedded else LMP, request)
         assert run_commands(attempt, commands) == 2
         assert "lmps_plumed" in (attempt / "stdout").read_text().splitlines()[-1]
+
+
+# ---- DeePMD-kit's pair style ---------------------------------------------------------------------------------------
+
+
+# what several calls of dp do, with TensorFlow loaded once
+DP_CALLS = """
+import json, os, sys
+import deepmd.tf.entrypoints.main
+from deepmd.main import main
+for folder, arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        main(arguments)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
+"""
+
+
+def deepmd_models(folder: Path, programs: Path, count: int = 2) -> tuple[Path, ...]:
+    """Models of one training step each: rough, and different."""
+    data = folder / "data" / "set.000"
+    data.mkdir(parents=True)
+    atoms = skewed()
+    for name, array in (
+        ("coord", atoms.positions.reshape(1, -1)),
+        ("box", atoms.cell.array.reshape(1, -1)),
+        ("energy", np.array([[-60.0]])),
+        ("force", np.zeros((1, 3 * len(atoms)))),
+    ):
+        np.save(data / f"{name}.npy", array)
+    (folder / "data" / "type.raw").write_text("0\n" * len(atoms))
+    (folder / "data" / "type_map.raw").write_text("Si\n")
+    models = []
+    for seed in range(1, count + 1):
+        place = folder / str(seed)
+        place.mkdir()
+        descriptor = {"type": "se_e2_a", "sel": [40], "rcut": 4.5, "rcut_smth": 1.0, "neuron": [4, 8], "axis_neuron": 2, "seed": seed}
+        settings = {
+            "model": {"type_map": ["Si"], "descriptor": descriptor, "fitting_net": {"neuron": [8, 8], "seed": seed}},
+            "learning_rate": {"type": "exp", "start_lr": 1e-3, "stop_lr": 1e-5},
+            "loss": {"type": "ener"},
+            "training": {"training_data": {"systems": ["../data"], "batch_size": 1}, "numb_steps": 1, "seed": seed},
+        }
+        (place / "input.json").write_text(json.dumps(settings))
+        models.append(place / "model.pb")
+    calls = [[str(path.parent), line.split()] for path in models for line in ("train input.json", "freeze -o model.pb")]
+    done = subprocess.run(
+        [programs / "python", "-c", DP_CALLS, json.dumps(calls)], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return tuple(models)
+
+
+def test_the_deviation_that_deepmd_writes_is_that_of_its_models_forces(tmp_path):
+    """Its out_file against the forces of each of its models along the same trajectory; a triclinic cell under pressure."""
+    programs = Path(os.environ.get("PWACT_LIKE_DEEPMD_BIN", ""))
+    if not os.environ.get("PWACT_LIKE_DEEPMD_BIN") or not (programs / "lmp").is_file():
+        pytest.skip("PWACT_LIKE_DEEPMD_BIN names no folder with DeePMD-kit's dp and lmp")
+    models = deepmd_models(tmp_path, programs)
+    explorer = LammpsExplorer(settings("deepmd"))
+    request = ExploreRequest(skewed(), models, replace(MD, ensemble="npt-tri", press_bar=0.0, nsteps=20), 17, None)
+    files = explorer.write(tmp_path / "task", request)
+    attempt = start_attempt(tmp_path / "task", files, 1)
+    assert run_commands(attempt, explorer.commands(str(programs / "lmp"), request)) == 0, (attempt / "stdout").read_text()
+    assert explorer.outcome(attempt) == Ok()
+    table = read_table(attempt / "model_devi.out")
+    assert table.steps.tolist() == [0, 10, 20] and table.value.min() > 0.0
+    LammpsExplorer(settings("pair_style deepmd {model}", "pair_coeff * * {elements}")).write(attempt, request)
+    dumps = []
+    for index in range(2):
+        assert run_commands(attempt, (f"{programs / 'lmp'} -in rerun.00{index}.lammps -log none",)) == 0
+        dumps.append(DumpIndex.build(attempt / f"forces.00{index}.lammpstrj"))
+    for row, step in enumerate(table.steps.tolist()):
+        forces = np.array([dump.fetch_frames([step])[0].forces for dump in dumps])
+        sigma = np.sqrt(((forces - forces.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
+        found = [table.value[row], table.minimum[row], table.mean[row]]
+        np.testing.assert_allclose(found, [sigma.max(), sigma.min(), sigma.mean()], rtol=1e-5)
