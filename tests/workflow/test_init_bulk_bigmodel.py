@@ -6,6 +6,7 @@ The "big model" is ASE's EMT, called through the same paths.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import bulk_micro
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 from ase.io import read
+from support import require_shared
+
+from pwact_like.data.formats import read_structure
 
 RUN = ("init_bulk", "init_param.json", "resource.json")
 
@@ -107,3 +111,20 @@ def test_what_the_big_model_lacks_is_said_before_anything_runs(tmp_path):
     done = micro.pwact_like(tmp_path, *RUN)
     assert done.returncode == 2 and "'chgpt' is no big model" in done.stderr
     assert not (tmp_path / "temp_init_bulk_work").exists()
+
+
+def test_pwacts_own_pair_renders(tmp_path):
+    """si_pwmat_bigmodel_direct as PWact ships it: six MD runs of the first structure, each with POSCAR and the user's script."""
+    shutil.copytree(require_shared("pwact-inputs"), tmp_path / "pwact-inputs", copy_function=shutil.copyfile)
+    for folder in [tmp_path, *tmp_path.rglob("*/")]:
+        folder.chmod(0o755)  # the samples are read-only
+    folder = tmp_path / "pwact-inputs/si_pwmat_bigmodel_direct/init_bulk_pwmat"
+    shutil.rmtree(folder / "collection")  # PWact's own results
+    micro.edit(folder / "resource.json", lambda content: content.update(scheduler="local"))
+    done = micro.pwact_like(folder, *RUN, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    start = read_structure(folder / "../../structures/49.config")
+    tasks = sorted((folder / "temp_init_bulk_work/bigmodel").rglob("POSCAR"))
+    assert len(tasks) == 6 and all(len(read(task)) == 2 * len(start) for task in tasks)
+    scripts = [path.read_text() for path in (folder / ".pwact_like/init_bulk/dry-run").rglob("job.sh")]
+    assert len(scripts) == 6 and all("\npython sevennet_md.py\n" in text for text in scripts)

@@ -121,6 +121,11 @@ class BigModelLabeler(EmbeddedLabeler):
             engine_options["calculator_args"] = {**engine_options["calculator_args"], **names}
         return tuple((names[key], str(path)) for key, path in files.items())
 
+    def version(self) -> str:
+        """Of the model's package in this Python."""
+        name = self._given["engine"].get("model")
+        return installed_version(str(name).strip().lower() if str(name).strip().lower() in MODELS else str(name)) if name else ""
+
     def check_structure(self, request: LabelRequest, engine_options: Mapping[str, Any]) -> list[Problem]:
         """CHGNet reads crystals only."""
         if engine_options["model"] == "chgnet" and not request.atoms.pbc.all():
