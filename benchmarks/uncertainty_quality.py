@@ -29,7 +29,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,13 @@ from pwact_like.potentials.training_set import TrainingSet
 from pwact_like.report.uncertainty_plot import plot
 from pwact_like.uncertainty.calibration import Calibration, Pairs, calibrate
 from pwact_like.uncertainty.committee import energy_deviation, force_deviation
+from pwact_like.uncertainty.few_draws import for_draws
 from pwact_like.uncertainty.quality import Quality, judge, quality_table, z_variance
 from pwact_like.uncertainty.table import COMMITTEE, KPU
 
 SHARES = (0.6, 0.2, 0.2)
 DRAWS = 16
+DRAWN, DRAWN_FROM = ("KPU laplace, draws", "kpu-committee"), "KPU laplace"  # which comes before them
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +127,16 @@ def main() -> int:
     for name, data in judging.items():
         print("the first model on {} frames: {:.3f} meV/atom, {:.4f} eV/Å".format(name, *first.errors(data)), flush=True)
     methods = all_methods(trainings, calibration, args)
+    known: dict[str, Pairs] = {}
     for name, method in methods.items():
         pairs = timed_pairs(first.model, method, calibration)
-        method.calibration = calibrate(pairs.variance, pairs.error, pairs.frame, kind=method.kind, seed=args.seed)
+        known[name] = pairs
+        if name in DRAWN:  # their scale is that of the covariance, as in a training
+            scale = methods[DRAWN_FROM].calibration
+            assert scale is not None
+            method.calibration = replace(for_draws(scale, known[DRAWN_FROM], pairs.variance), kind=method.kind)
+        else:
+            method.calibration = calibrate(pairs.variance, pairs.error, pairs.frame, kind=method.kind, seed=args.seed)
         note = f" ({method.calibration.note})" if method.calibration.note else ""
         print(f"{name}: α² {method.calibration.alpha2:.3g}, s² {method.calibration.noise2:.2g} (eV/Å)²{note}", flush=True)
     report = {

@@ -92,6 +92,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "pwact-like eval iter.0003/00.train/train.000/model.pt hot.xyz --uncertainty hot",
         "See [Which uncertainty should I use](../uncertainty.md) for what the figures of --uncertainty mean.",
     ),
+    "export": (
+        "pwact-like export iter.0003/00.train -o potentials",
+        "See [DeePMD-kit](../engines/deepmd.md) for what agrees, and what such a model cannot do.",
+    ),
     "kpu": (
         "pwact-like kpu -m iter.0003/00.train/train.000/model.pt -c traj.xyz -s kpu_model_devi.out",
         "See [Which uncertainty should I use](../uncertainty.md).",

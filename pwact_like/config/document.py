@@ -19,7 +19,18 @@ from pwact_like.config.inline import ENGINE_OPTIONS, STAGE_OPTIONS
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.resource import Resource, ResourceSection
 from pwact_like.config.run import Convergence, Explore, MdJob, RunParam, Strategy
-from pwact_like.config.train import Descriptor, Fitting, LabelledBefore, Optimizer, TrainSettings, UncertaintySettings
+from pwact_like.config.train import (
+    ChgnetSettings,
+    DeepmdSettings,
+    Descriptor,
+    Fitting,
+    LabelledBefore,
+    MaceSettings,
+    NepSettings,
+    Optimizer,
+    TrainSettings,
+    UncertaintySettings,
+)
 from pwact_like.fsio import write_text
 
 # spellings of the manual where they are not the field's name
@@ -87,6 +98,10 @@ def pages() -> dict[str, str]:
         Section("model.descriptor", "", (Descriptor,)),
         Section("model.fitting_net", "", (Fitting,)),
         Section("optimizer", "An object with these keys, or the optimizer's name.", (Optimizer,)),
+        Section("deepmd", "With the engine deepmd alone; see [its page](engines/deepmd.md).", (DeepmdSettings,)),
+        Section("chgnet", "With the engine chgnet alone; see [its page](engines/chgnet.md).", (ChgnetSettings,)),
+        Section("mace", "With the engine mace alone; see [its page](engines/mace.md).", (MaceSettings,)),
+        Section("nep", "With the engine nep alone; see [its page](engines/nep.md).", (NepSettings,)),
         Section(
             "uncertainty",
             "What a stand-alone training leaves besides the model: kpu.pt and uncertainty.json, and for kpu-committee member.000.pt …; "

@@ -16,9 +16,14 @@ from pwact_like.errors import Problem
 
 if TYPE_CHECKING:
     from pwact_like.config.load import Loaded, Param
+    from pwact_like.config.train import TrainSettings
 
 Role = Literal["train", "explore", "label"]
 EMBEDDED_OPTIMIZERS = ("LKF", "ADAM")
+DEEPMD_OPTIMIZERS = {"tensorflow": ("ADAM",), "pytorch": ("ADAM", "LKF")}
+ADAM_TRAINERS = ("chgnet", "mace", "nep")  # have Adam only; when none is named, it is that
+EMBEDDED_MD_RUNS = ("embedded", "chgnet")  # trainers whose models the embedded MD can run
+MATPL_MODELS = ("DP", "NEP")
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,15 @@ class KnownEngine:
         Whether it is built here; if not, ``check`` says so and ``run`` refuses.
     needs_command
         Whether it has no default command.
+    compresses
+        For trainers: whether it can compress its models (strategy.compress).
     """
 
     name: str
     what: str
     built: bool
     needs_command: bool = True
+    compresses: bool = False
 
 
 ENGINES: dict[Role, dict[str, KnownEngine]] = {
@@ -48,8 +56,11 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
         engine.name: engine
         for engine in (
             KnownEngine("embedded", "the embedded trainer (pwact-like train)", built=True, needs_command=False),
-            KnownEngine("matpl", "MatPL", built=False),
-            KnownEngine("deepmd", "DeePMD-kit", built=False),
+            KnownEngine("matpl", "MatPL", built=True, compresses=True),
+            KnownEngine("chgnet", "CHGNet, fine-tuned (pwact-like train)", built=True, needs_command=False),
+            KnownEngine("mace", "MACE (mace_run_train)", built=True),
+            KnownEngine("nep", "NEP by torchnep", built=True),
+            KnownEngine("deepmd", "DeePMD-kit (dp)", built=True, needs_command=False, compresses=True),
         )
     },
     "explore": {
@@ -65,6 +76,8 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
             KnownEngine("xtb", "GFN-xTB through tblite", built=True, needs_command=False),
             KnownEngine("ase", "an ASE calculator", built=True, needs_command=False),
             KnownEngine("cp2k", "CP2K", built=True, needs_command=False),
+            KnownEngine("qe", "Quantum ESPRESSO's pw.x", built=True, needs_command=False),
+            KnownEngine("dftb", "DFTB+", built=True, needs_command=False),
             KnownEngine("pwmat", "PWmat", built=True),
             KnownEngine("vasp", "VASP", built=True),
             KnownEngine("bigmodel", "a big model by name, or behind a user's script", built=True, needs_command=False),
@@ -76,12 +89,22 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
 ENGINE_ALIASES: dict[Role, dict[str, str]] = {
     "train": {"dp": "deepmd", "pwact-like": "embedded", "pwact_like": "embedded", "internal": "embedded"},
     "explore": {"lmp": "lammps", "pwact-like": "embedded", "pwact_like": "embedded"},
-    "label": {"tblite": "xtb", "gfn1-xtb": "xtb"},
+    "label": {
+        "tblite": "xtb",
+        "gfn1-xtb": "xtb",
+        "dftb+": "dftb",
+        "dftbplus": "dftb",
+        "pwscf": "qe",
+        "pw.x": "qe",
+        "espresso": "qe",
+        "quantum-espresso": "qe",
+        "quantum_espresso": "qe",
+    },
 }
 
 # name of a program → engine
 _PROGRAMS: dict[Role, tuple[tuple[str, str], ...]] = {
-    "train": ((r"matpl|pwmlff", "matpl"), (r"dp", "deepmd"), (r"pwact[-_]like|pwact", "embedded")),
+    "train": ((r"matpl|pwmlff", "matpl"), (r"dp", "deepmd"), (r"mace_run_train", "mace"), (r"pwact[-_]like|pwact", "embedded")),
     "explore": ((r"lmp([-_.].*)?|lammps.*", "lammps"), (r"pwact[-_]like|pwact", "embedded")),
     "label": (),
 }
@@ -163,21 +186,55 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
             add("train.optimizer.optimizer", f"{param.train.optimizer.name} in the embedded trainer", "use LKF or ADAM")
+    elif param.train.engine == "deepmd":
+        _deepmd(add, param.train)
+    elif param.train.engine == "matpl" and param.train.model_type not in MATPL_MODELS:
+        add("train.model_type", f"{param.train.model_type} by MatPL", "use DP or NEP")
+    elif param.train.engine in ADAM_TRAINERS and trainer is not None and param.train.optimizer.name != "ADAM":
+        add("train.optimizer.optimizer", f"{param.train.optimizer.name} by {trainer.what}", "use ADAM, or name none")
     if (
         param.strategy.chosen_by in ("direct", "fps", "entropy")
         and param.strategy.choice_descriptor == "model"
         and param.train.engine != "embedded"
     ):
         add("strategy.choice_descriptor", f"the descriptors of a model of {param.train.engine}", "use soap")
-    if param.strategy.compress:
-        add("strategy.compress", "compression", "set it to false")
+    if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
+        add("strategy.compress", f"compression with {trainer.what}", "set it to false")
     explorer = engine_info("explore", param.explore.engine)
     if explorer is not None and not explorer.built:
         add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
     elif param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
+    _explored_models(add, param)
     _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
     return found
+
+
+def _deepmd(add: Callable[[str, str, str], None], train: TrainSettings) -> None:
+    if train.deepmd.input is not None:
+        return  # the model and the optimizer are the user's
+    if train.model_type != "DP":
+        add("train.model_type", f"{train.model_type} by DeePMD-kit", "use DP, or give an input of your own: train.deepmd.input")
+    known = DEEPMD_OPTIMIZERS[train.deepmd.backend]
+    if train.optimizer.name not in known:
+        what = f"{train.optimizer.name} in DeePMD-kit's {train.deepmd.backend} route"
+        add("train.optimizer.optimizer", what, f"use {' or '.join(known)}" + (" (pytorch has LKF, too)" if "LKF" not in known else ""))
+    if train.optimizer.weight_decay:
+        add(
+            "train.optimizer.weight_decay",
+            "weight decay in DeePMD-kit's Adam",
+            "leave it out, or give an input of your own: train.deepmd.input",
+        )
+
+
+def _explored_models(add: Callable[[str, str, str], None], param: RunParam) -> None:
+    """The explorer must be able to run what the trainer leaves."""
+    trainer, explorer = param.train.engine, param.explore.engine
+    known = ENGINES["train"].get(trainer)
+    if known is None or not known.built:
+        return
+    if explorer == "embedded" and trainer not in EMBEDDED_MD_RUNS:
+        add("explore", f"running the models of {known.what} in the embedded MD", "explore with LAMMPS (explore.command in resource.json)")
 
 
 def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:

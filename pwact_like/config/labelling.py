@@ -16,14 +16,17 @@ class LabelSettings(Settings):
 
     filled_by_loader: ClassVar[frozenset[str]] = frozenset({"source", "options"})
 
-    dft_style: str = Field(default="pwmat", description="pwmat, vasp, cp2k, bigmodel, xtb (tblite) or ase (any ASE calculator); any case.")
+    dft_style: str = Field(
+        default="pwmat",
+        description="pwmat, vasp, cp2k, qe (Quantum ESPRESSO), dftb (DFTB+), bigmodel, xtb (tblite) or ase (any ASE calculator); any case.",
+    )
     engine: str = Field(default="", description="Name of the labelling engine; follows from dft_style when left out.")
     pseudo: Paths = Field(
         default=(),
         description="Pseudopotential files. PWmat: the element is the file name before its first dot; "
-        "VASP: the second word of the first line, cut at `_`.",
+        "VASP: the second word of the first line, cut at `_`; Quantum ESPRESSO: as the file says.",
     )
-    in_skf: Path | None = Field(default=None, description="Folder of the Slater–Koster files (DFTB in PWmat).")
+    in_skf: Path | None = Field(default=None, description="Folder of the Slater–Koster files (DFTB+, and DFTB in PWmat).")
     gaussian_param: GaussianParam | None = Field(default=None, description="Basis sets and potentials for CP2K or PWmat with Gaussians.")
     bigmodel_script: Path | None = Field(default=None, description="dft_style bigmodel: script that reads select.xyz and leaves train.xyz.")
     options: dict[str, Any] = Field(default_factory=dict, description="Settings of an embedded labelling engine, e.g. method, calculator.")

@@ -12,7 +12,8 @@ AUTO = "auto"
 _DEVI = "out_freq {out_freq} out_file {out_file}"
 PAIR_STYLES: dict[str, tuple[str, ...]] = {
     EMBEDDED: (),
-    "deepmd": (f"pair_style deepmd {{models}} {_DEVI}", "pair_coeff * * {elements}"),
+    # models with messages between atoms want the map; it costs nothing
+    "deepmd": ("atom_modify map yes", f"pair_style deepmd {{models}} {_DEVI}", "pair_coeff * * {elements}"),
     "matpl": (f"pair_style matpl {{models}} {_DEVI}", "pair_coeff * * {numbers}"),
     "matpl/dp": (f"pair_style matpl/dp {{models}} {_DEVI}", "pair_coeff * * {numbers}"),
     "matpl/nep": (f"pair_style matpl/nep {{models}} {_DEVI}", "pair_coeff * * {numbers}"),

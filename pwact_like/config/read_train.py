@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from pwact_like.config.base import Settings
-from pwact_like.config.engines_known import canonical, unknown_engine_cure
+from pwact_like.config.deepmd_input import deepmd_input_problems
+from pwact_like.config.engines_known import ADAM_TRAINERS, canonical, unknown_engine_cure
 from pwact_like.config.matpl_keys import ADAM_ONLY, KALMAN_ONLY
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.sections import listed, model_keys, read_data_paths
 from pwact_like.config.source import Pairs, Table, plain, read_json_file
-from pwact_like.config.train import Descriptor, Fitting, LabelledBefore, Optimizer, TrainSettings, UncertaintySettings
+from pwact_like.config.train import (
+    ChgnetSettings,
+    DeepmdSettings,
+    Descriptor,
+    Fitting,
+    LabelledBefore,
+    MaceSettings,
+    NepSettings,
+    Optimizer,
+    TrainSettings,
+    UncertaintySettings,
+)
 from pwact_like.errors import InputError
 
 _OWN = model_keys(TrainSettings)
+_ENGINES_OWN: dict[str, type[Settings]] = {"chgnet": ChgnetSettings, "nep": NepSettings, "mace": MaceSettings}
 _DATA = ("train_data", "valid_data", "test_data")
 
 
@@ -32,7 +45,7 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
     table = _with_input_file(reader, table)
     engine = read_engine_key(reader, table, engine)
     # MatPL hands its own keys on, so they have an effect there
-    quiet = engine not in ("embedded", "")
+    quiet = engine not in ("embedded", "deepmd", "", *ADAM_TRAINERS)
     given: dict[str, Any] = {
         "engine": engine or "embedded",
         "raw": {path.rpartition(".")[2]: plain(value) for path, value in table.entries.values()},
@@ -57,6 +70,8 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
         extra: dict[str, Any] = {}
         if kind is Optimizer:
             extra["explicit"] = any(merged.get(alias) is not None for alias in ("optimizer", "opt_name", "name"))
+            if engine in ("deepmd", *ADAM_TRAINERS) and not extra["explicit"]:
+                extra["name"] = "ADAM"
         built = reader.build(kind, merged, given=extra, train_rule=True)
         if built is None:
             failed.add(name)
@@ -85,6 +100,15 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
             failed.add("init_model")
         else:
             given["init_model"] = start
+    if table.get("deepmd") is not None:
+        handled.add("deepmd")
+        own = _deepmd(reader, table, engine)
+        if own is None:
+            failed.add("deepmd")
+        else:
+            given["deepmd"] = own
+            if own.input is not None:
+                _idle_beside_input(reader, table, given)
     if table.get("uncertainty") is not None:
         handled.add("uncertainty")
         uncertainty = _uncertainty(reader, table.get("uncertainty"), table.where("uncertainty"))
@@ -92,12 +116,75 @@ def read_train(reader: Reader, table: Table, *, engine: str = "embedded") -> Tra
             failed.add("uncertainty")
         else:
             given["uncertainty"] = uncertainty
+    if engine in ADAM_TRAINERS:
+        idle = sorted(name for part in ("descriptor", "fitting") if part in given for name in given[part].model_fields_set)
+        if idle:
+            reader.note(table.path or "train", f"{', '.join(idle)}: the engine {engine} has a model of its own, so they change nothing")
+    for key, kind in _ENGINES_OWN.items():
+        if table.get(key) is not None:
+            handled.add(key)
+            section = _own(reader, table, key, kind, engine)
+            if section is None:
+                failed.add(key)
+            else:
+                given[key] = section
     settings = reader.build(TrainSettings, table, given=given, failed=failed, handled=handled, train_rule=True)
     if quiet:
         del reader.notes[notes_before:]
     if settings is not None and settings.format:
         settings = _default_format(settings)
     return settings
+
+
+def _deepmd(reader: Reader, table: Table, engine: str) -> DeepmdSettings | None:
+    """The section ``deepmd``; the user's own input is looked into."""
+    path = table.where("deepmd")
+    inner = reader.table(table.get("deepmd"), path)
+    if inner is None:
+        return None
+    if engine not in ("deepmd", ""):
+        reader.note(path, f"only the engine deepmd uses this; the training engine is {engine}")
+    given: dict[str, Any] = {}
+    failed = set()
+    if inner.get("input") is not None:
+        file = reader.path(inner.get("input"), inner.where("input"), what="DeePMD-kit input")
+        problems = [] if file is None else deepmd_input_problems(file)
+        reader.problems.extend(problems)
+        if file is None or problems:
+            failed.add("input")
+        else:
+            given["input"] = file
+    return reader.build(DeepmdSettings, inner, given=given, failed=failed)
+
+
+def _idle_beside_input(reader: Reader, table: Table, given: dict[str, Any]) -> None:
+    """Name the settings that the user's own DeePMD-kit input makes idle."""
+    used = {"name", "explicit", "epochs"}  # epochs counts where the input has no numb_steps
+    idle = [name for key in ("descriptor", "fitting", "optimizer") if key in given for name in sorted(given[key].model_fields_set - used)]
+    if given.get("optimizer") is not None and given["optimizer"].explicit:
+        idle.append("optimizer")
+    if idle:
+        reader.note(table.where("deepmd"), f"its input gives the model, the loss and the learning rate: {', '.join(idle)} have no effect")
+
+
+def _own(reader: Reader, table: Table, key: str, kind: type[Settings], engine: str) -> Settings | None:
+    """The section of one engine's own settings."""
+    inner = reader.table(table.get(key), table.where(key))
+    if inner is not None and engine not in (key, ""):
+        reader.note(table.where(key), f"only the engine {key} uses this; the training engine is {engine}")
+    if inner is None:
+        return None
+    given: dict[str, Any] = {}
+    failed = set()
+    if inner.get("foundation_model") is not None:
+        model = reader.path(inner.get("foundation_model"), inner.where("foundation_model"), what="model")
+        if model is None:
+            failed.add("foundation_model")
+        else:
+            given["foundation_model"] = model
+    if isinstance(inner.get("keywords"), Pairs):
+        given["keywords"] = plain(inner.get("keywords"))
+    return reader.build(kind, inner, given=given, failed=failed)
 
 
 def _uncertainty(reader: Reader, value: Any, path: str) -> UncertaintySettings | None:
@@ -202,9 +289,11 @@ def _merge(reader: Reader, places: list[tuple[Table, str, set[str]]]) -> tuple[T
 
 
 def _optimizer_notes(reader: Reader, optimizer: Optimizer, table: Table, engine: str) -> None:
-    if engine != "embedded":
+    if engine == "deepmd" and not optimizer.explicit:
+        reader.note(table.path, "no optimizer is named: Adam is used, DeePMD-kit's own")
+    if engine not in ("embedded", "deepmd", *ADAM_TRAINERS):
         return
-    if not optimizer.explicit:
+    if engine == "embedded" and not optimizer.explicit:
         reader.note(table.path, "no optimizer is named: the Kalman filter LKF is used, as in PWact")
     others = KALMAN_ONLY if optimizer.name == "ADAM" else ADAM_ONLY
     idle = [table.where(key) for key in table.entries if Optimizer.aliases.get(key, key) in others]

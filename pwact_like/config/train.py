@@ -16,6 +16,7 @@ from pwact_like.config.base import (
     PositiveFloat,
     PositiveInt,
     Settings,
+    Strings,
     as_tuple,
 )
 from pwact_like.config.common import DataPath
@@ -23,6 +24,17 @@ from pwact_like.config.elements import atomic_number
 
 Elements = Annotated[tuple[Annotated[int, BeforeValidator(atomic_number)], ...], BeforeValidator(as_tuple)]
 KPU_FILE, UNCERTAINTY_FILE = "kpu.pt", "uncertainty.json"  # what a training with `uncertainty` leaves beside the model
+CURVE_COLUMNS = (  # of lcurve.csv, whatever engine has trained
+    "step",
+    "epoch",
+    "lr",
+    "energy_rmse_ev_per_atom",
+    "force_rmse_ev_per_ang",
+    "virial_rmse_ev_per_atom",
+    "valid_energy_rmse_ev_per_atom",
+    "valid_force_rmse_ev_per_ang",
+    "valid_virial_rmse_ev_per_atom",
+)
 ModelType = Literal["DP", "NEP", "LINEAR", "NN", "LSP", "CHEBY"]
 
 
@@ -120,12 +132,13 @@ class Optimizer(Settings):
     )
     kalman_noise: Literal["measured", "fixed"] = Field(
         default="measured",
-        description="Kalman filter: noise of an observation; measured: running mean square of the errors of its kind, "
-        "fixed: 1, as in MatPL and DeePMD-kit.",
+        description="Kalman filter: noise of an observation; measured: running mean square of the errors of its kind "
+        "(at least 0.1 meV/atom, 1 meV/Å), fixed: 1, as in MatPL and DeePMD-kit.",
     )
     kalman_prior: NonNegativeFloat = Field(
         default=0.1,
-        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing.",
+        description="Kalman filter with measured noise: weight of the prior, which holds the weights where the data say nothing; it counts "
+        "once an epoch.",
     )
     average_share: Fraction = Field(
         default=0.15, description="Kalman filter: the final weights are the mean over this last share of the steps; 0: the last ones."
@@ -194,6 +207,76 @@ class UncertaintySettings(Settings):
     labelled: tuple[LabelledBefore, ...] = Field(default=(), description="Labels of earlier iterations, newest last, for recalibration.")
 
 
+class DeepmdSettings(Settings):
+    """What only the engine deepmd knows."""
+
+    backend: Literal["tensorflow", "pytorch"] = Field(
+        default="tensorflow", description="tensorflow (model.pb) or pytorch (`dp --pt`, model.pth; the only one with LKF); any case."
+    )
+    input: Path | None = Field(
+        default=None,
+        description="Your own DeePMD-kit input (JSON): it gives model, learning rate, loss and the rest of `training`; data, type_map, "
+        "seeds, disp_file and save_ckpt are pwact_like's.",
+    )
+    numb_steps: PositiveInt | None = Field(
+        default=None, description="Training steps; left out: those of `input`, else `epochs` passes over the training data."
+    )
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+
+class ChgnetSettings(Settings):
+    """What only the engine chgnet knows."""
+
+    weights: Literal["0.3.0", "0.2.0", "r2scan"] = Field(default="0.3.0", description="Shipped weights to start from.")
+    spread: NonNegativeFloat = Field(
+        default=0.003,
+        description="At the start every weight is moved at random by this share of its array's spread, else the members of a "
+        "committee would hardly differ; 0: not at all.",
+    )
+
+
+class NepSettings(Settings):
+    """What only the engine nep (torchnep) knows: the potential, in the words of nep.in."""
+
+    cutoff: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = Field(
+        default=(8.0, 4.0), description="Radial and angular cutoff in Å (or two for each element)."
+    )
+    n_max: Counts = Field(default=(4, 4), description="Highest radial and angular expansion order.")
+    basis_size: Counts = Field(default=(8, 8), description="Radial and angular basis functions.")
+    l_max: Annotated[tuple[Int, ...], BeforeValidator(as_tuple)] = Field(
+        default=(4, 2, 0), description="Angular orders of three-, four- and five-body terms."
+    )
+    neuron: PositiveInt = Field(default=30, description="Width of the hidden layer.")
+    zbl: PositiveFloat | None = Field(default=None, description="Outer cutoff of the ZBL repulsion in Å; left out: none.")
+    lambda_e: NonNegativeFloat = Field(default=0.01, description="Weight of the energy (with train_energy).")
+    lambda_f: NonNegativeFloat = Field(default=1.0, description="Weight of the forces (with train_force).")
+    lambda_v: NonNegativeFloat = Field(default=0.01, description="Weight of the virial (with train_virial).")
+    precision: Literal["float32", "float64"] = Field(default="float32", description="Of the training.")
+    lines: Strings = Field(default=(), description="More lines for nep.in, as they are.")
+
+
+class MaceSettings(Settings):
+    """What only the engine mace knows: options of mace_run_train."""
+
+    foundation_model: Path | None = Field(default=None, description="A MACE model to fine-tune (.model); left out: from scratch.")
+    r_max: PositiveFloat = Field(default=5.0, description="Cutoff in Å.")
+    num_channels: PositiveInt = Field(default=64, description="Channels.")
+    max_l: Int = Field(default=1, ge=0, description="Highest order of the messages (MACE's max_L).")
+    num_interactions: PositiveInt = Field(default=2, description="Layers.")
+    correlation: PositiveInt = Field(default=3, description="Body order of a layer, less one.")
+    e0s: str = Field(default="average", description="Energies of the elements: average (fitted to the data) or a dictionary in quotes.")
+    energy_weight: NonNegativeFloat = Field(default=1.0, description="Weight of the energy (with train_energy).")
+    forces_weight: NonNegativeFloat = Field(default=100.0, description="Weight of the forces (with train_force).")
+    stress_weight: NonNegativeFloat = Field(default=1.0, description="Weight of the stress (with train_virial).")
+    default_dtype: Literal["float32", "float64"] = Field(default="float64", description="Precision.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where it is trained.")
+    keywords: dict[str, Any] = Field(default_factory=dict, description="More options of mace_run_train, as they are.")
+
+
 class TrainSettings(Settings):
     """The ``train`` section of param.json, and TRAIN.json of ``pwact-like train``."""
 
@@ -205,18 +288,26 @@ class TrainSettings(Settings):
     atom_type: Elements = Field(description="Elements of the model: atomic numbers or symbols, one or a list.")
     engine: str = Field(
         default="embedded",
-        description="Training engine: embedded, matpl, deepmd, …; follows from the command of resource.json when left out.",
+        description="Training engine: embedded, chgnet, nep, mace, matpl, …; follows from the command of resource.json when left out.",
     )
     descriptor: Descriptor = Field(default_factory=Descriptor, description="Descriptor; inside `model`, as in MatPL, or at this level.")
     fitting: Fitting = Field(default_factory=Fitting, description="Fitting network; inside `model`, as in MatPL, or at this level.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="Optimizer; left out: the Kalman filter LKF.")
+    deepmd: DeepmdSettings = Field(default_factory=DeepmdSettings, description="What only the engine deepmd knows.")
+    mace: MaceSettings = Field(default_factory=MaceSettings, description="What only the engine mace knows.")
+    nep: NepSettings = Field(default_factory=NepSettings, description="What only the engine nep knows.")
+    chgnet: ChgnetSettings = Field(default_factory=ChgnetSettings, description="What only the engine chgnet knows.")
     seed: Int | None = Field(
         default=None, description="Seed of a stand-alone training; in a campaign every member's seed follows from the campaign's seed."
     )
     train_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: labelled data.")
     valid_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: validation data; left out: all frames train.")
     test_data: tuple[DataPath, ...] = Field(default=(), description="Stand-alone training: data that is only evaluated at the end.")
-    init_model: Path | None = Field(default=None, description="Stand-alone training: model to start from.")
+    init_model: Path | None = Field(
+        default=None,
+        description="Stand-alone training: model to start from; elements that it has never met get their "
+        "statistics and reference energies from train_data.",
+    )
     format: str | None = Field(default=None, description="Stand-alone training: format of the data; guessed when left out.")
     uncertainty: UncertaintySettings | None = Field(
         default=None, description="Stand-alone training: what to learn of the model's own errors; left out: nothing."

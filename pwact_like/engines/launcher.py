@@ -1,9 +1,10 @@
-"""How the embedded engines are called."""
+"""How the embedded engines are called, and our own steps before and after another program."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 _VERBS = frozenset({"train", "eval", "md", "label", "choose"})
 
@@ -21,3 +22,13 @@ def own_command(command: str, verb: str) -> str:
     if len(words) > 1 and words[-1].lower() in _VERBS:
         command = command.rsplit(None, 1)[0]
     return f"{command} {verb}"
+
+
+def own_step(module: str, *arguments: str) -> str:
+    """Shell text that runs a module of this package with this very Python.
+
+    What a site's script has put into PYTHONPATH gives way for this line: MatPL's has a folder ``ase`` in it, which is not ASE.
+    """
+    root = Path(__file__).resolve().parents[2]
+    words = ["env", "-u", "PYTHONHOME", f"PYTHONPATH={root}", sys.executable, "-m", module, *arguments]
+    return " ".join(map(shlex.quote, words))

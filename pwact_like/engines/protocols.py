@@ -98,11 +98,19 @@ class Labeler(ABC):
 
 
 @dataclass(frozen=True)
+class Compression:
+    """How a trained model is to be tabulated: polynomials of this order on a grid of this width (strategy.compress_order, compress_dx)."""
+
+    order: int = 3
+    dx: float = 0.01
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """One member's training.
 
     ``test_data`` is only evaluated at the end, never seen by training or stopping. ``uncertainty`` is what the training is to learn of
-    its model's errors; only a trainer that ``can_kpu`` is asked for it. Paths are absolute.
+    its model's errors; only a trainer that ``can_kpu`` is asked for it. ``compress`` is only asked of one that can. Paths are absolute.
     """
 
     train_data: tuple[DataPath, ...]
@@ -112,6 +120,7 @@ class TrainRequest:
     seed: int
     init_model: Path | None = None
     uncertainty: UncertaintySettings | None = None
+    compress: Compression | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,11 @@ class Trainer(ABC):
     name: ClassVar[str]
     model_file: ClassVar[str]
 
+    @classmethod
+    def of(cls, settings: TrainSettings) -> Trainer:
+        """The trainer for these settings; one whose model files differ by ``model_type`` gives another class each."""
+        return cls()
+
     @abstractmethod
     def write(self, folder: Path, request: TrainRequest) -> TaskFiles:
         """Write every input into ``folder``."""
@@ -169,6 +183,16 @@ class Trainer(ABC):
     @abstractmethod
     def read(self, folder: Path) -> TrainReport:
         """Read the accepted results."""
+
+    def taken_over(self, model: Path) -> dict[str, Path]:
+        """Files of a task's folder → what is copied there when ``model`` is taken over as it is.
+
+        Raises
+        ------
+        InputError
+            When such a file cannot be explored with.
+        """
+        return {self.model_file: model}
 
     can_judge: ClassVar[bool] = False  # whether the two methods below work: judging a given model on the test set
 

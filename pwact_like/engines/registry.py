@@ -24,26 +24,30 @@ LABELERS: Mapping[str, tuple[str, str]] = {
     "ase": (f"{_PACKAGE}.labelers.ase_calculator", "AseLabeler"),
     "bigmodel": (f"{_PACKAGE}.labelers.bigmodel", "bigmodel_labeler"),
     "cp2k": (f"{_PACKAGE}.labelers.cp2k", "Cp2kLabeler"),
+    "dftb": (f"{_PACKAGE}.labelers.dftb", "DftbLabeler"),
     "pwmat": (f"{_PACKAGE}.labelers.pwmat", "PwmatLabeler"),
+    "qe": (f"{_PACKAGE}.labelers.qe", "QeLabeler"),
     "vasp": (f"{_PACKAGE}.labelers.vasp", "VaspLabeler"),
     "xtb": (f"{_PACKAGE}.labelers.tblite", "XtbLabeler"),
 }
-TRAINERS: Mapping[str, tuple[str, str]] = {"embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer")}
+TRAINERS: Mapping[str, tuple[str, str]] = {
+    "chgnet": (f"{_PACKAGE}.trainers.chgnet", "ChgnetTrainer"),
+    "deepmd": (f"{_PACKAGE}.trainers.deepmd", "DeepmdTrainer"),
+    "embedded": (f"{_PACKAGE}.trainers.embedded", "EmbeddedTrainer"),
+    "mace": (f"{_PACKAGE}.trainers.mace", "MaceTrainer"),
+    "matpl": (f"{_PACKAGE}.trainers.matpl", "MatplTrainer"),
+    "nep": (f"{_PACKAGE}.trainers.nep", "NepTrainer"),
+}
 EXPLORERS: Mapping[str, tuple[str, str]] = {
     "embedded": (f"{_PACKAGE}.explorers.embedded", "EmbeddedExplorer"),
     "lammps": (f"{_PACKAGE}.explorers.lammps", "LammpsExplorer"),
 }
 
-# known to PWact or planned, not built yet
-_LATER: Mapping[str, frozenset[str]] = {
-    "labeler": frozenset({"dftb", "qe"}),
-    "trainer": frozenset({"matpl", "deepmd"}),
-    "explorer": frozenset(),
-}
 # engine → (package that it imports, how to get it)
 _PACKAGES: Mapping[tuple[str, str], tuple[str, str]] = {
     ("labeler", "xtb"): ("tblite", "pip install 'pwact-like[xtb]'"),
     ("trainer", "embedded"): ("torch", "pip install 'pwact-like[torch]'"),
+    ("trainer", "chgnet"): ("chgnet", "pip install 'pwact-like[torch,chgnet]'"),
     ("explorer", "embedded"): ("torch", "pip install 'pwact-like[torch]'"),
 }
 _SECTION = {"labeler": "DFT (dft_style)", "trainer": "train", "explorer": "explore"}
@@ -65,7 +69,7 @@ def labeler_for(settings: LabelSettings) -> Labeler:
 
 def trainer_for(settings: TrainSettings) -> Trainer:
     """The training engine of these settings. Raises as `labeler_for`."""
-    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS)()
+    trainer: Trainer = _class_of("trainer", settings.engine, TRAINERS).of(settings)
     return trainer
 
 
@@ -95,10 +99,7 @@ def availability(role: str, name: str) -> str:
 
 
 def _not_built(role: str, name: str, table: Mapping[str, Any]) -> str:
-    known = ", ".join(sorted(table))
-    if name in _LATER[role]:
-        return f"the engine {name!r} ({_SECTION[role]}) is known but not built yet; built: {known}"
-    return f"there is no engine {name!r} ({_SECTION[role]}); built: {known}"
+    return f"there is no engine {name!r} ({_SECTION[role]}); built: {', '.join(sorted(table))}"
 
 
 def _entry_point(role: str, name: str) -> importlib.metadata.EntryPoint | None:

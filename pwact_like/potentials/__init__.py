@@ -28,6 +28,7 @@ _WHERE = {
     "save_model": "modelfile",
     "save_predictions": "evaluation",
     "train": "training",
+    "train_chgnet": "chgnet_training",
 }
 
 __all__ = sorted(_WHERE)

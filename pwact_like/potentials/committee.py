@@ -17,13 +17,15 @@ from pwact_like.potentials.deep_potential import DeepPotential, evaluate, stacke
 from pwact_like.potentials.device import device_of
 from pwact_like.potentials.geometry import Geometry, Layout, build_geometry, build_layout, moved
 from pwact_like.potentials.members import refuse_members
-from pwact_like.potentials.modelfile import read_model
+from pwact_like.potentials.modelfile import CHGNET_FORMAT, format_of, read_model
 from pwact_like.potentials.neighbors import find_pairs, reference_of, still_complete
 from pwact_like.potentials.network import Weights
 from pwact_like.potentials.spec import DeepPotSpec
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from pwact_like.potentials.chgnet_model import ChgnetCommittee
 
 SKIN_ANG = 0.3  # pairs of an MD run are found this much beyond the cutoff and kept while they stay complete
 _NEAR_ANG = 1.0  # structures that differ by less look like two steps of one run
@@ -268,8 +270,8 @@ def load_model(path: str | Path, device: str | None = None) -> Potential:
     return Potential(read_model(Path(path))[0], device)
 
 
-def load_committee(paths: Sequence[str | Path], device: str | None = None) -> Committee:
-    """Read several model files as a committee, in the order given.
+def load_committee(paths: Sequence[str | Path], device: str | None = None) -> Committee | ChgnetCommittee:
+    """Read several model files as a committee, in the order given: Deep Potentials, or CHGNet models, never both.
 
     Raises
     ------
@@ -278,6 +280,10 @@ def load_committee(paths: Sequence[str | Path], device: str | None = None) -> Co
     InputError
         For several models with a member of a committee from one training among them: see `refuse_members`.
     """
+    if paths and format_of(Path(paths[0])) == CHGNET_FORMAT:
+        from pwact_like.potentials.chgnet_model import load_chgnet_committee
+
+        return load_chgnet_committee([Path(path) for path in paths], device)
     found = [(Path(path), *read_model(Path(path))) for path in paths]
     if len(found) > 1:
         refuse_members((path, header) for path, _, header in found)

@@ -95,6 +95,11 @@ class Coordinates:
         }
 
 
+def scaling_name(kind: int) -> str:
+    """Name of the layer that takes the descriptor of the atoms of a type."""
+    return f"fitting.{kind}.0"
+
+
 def scalings_from(arrays: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[Tensor, Tensor]]:
     """Scalings of `Coordinates.arrays`; empty where there are none."""
     names = sorted(name[len("scaling.") : -len(".mean")] for name in arrays if name.startswith("scaling.") and name.endswith(".mean"))
@@ -126,7 +131,7 @@ def descriptor_scalings(model: DeepPotential, data: TrainingSet, most_atoms: int
             continue
         size = (square / count).sqrt()
         # isolated atoms alone may have a descriptor of zeros
-        scalings[f"fitting.{kind}.0"] = (total / count, torch.full((n_features,), float(size) or 1.0, dtype=torch.float64, device=where))
+        scalings[scaling_name(kind)] = (total / count, torch.full((n_features,), float(size) or 1.0, dtype=torch.float64, device=where))
     return scalings
 
 

@@ -188,10 +188,22 @@ class Linearization:
         E and F are linear in these weights: column q is what the model says when feature q alone is put out, so the
         backward pass of the fitting network is made for all features at once, and everything else is shared.
         """
+        energy, forces, _ = self._outputs(virials=False)
+        return energy, forces
+
+    def output_virials(self) -> Tensor:
+        """The same columns of ∂W/∂·, (6, k) eV, for W's components xx, yy, zz, xy, xz, yz."""
+        virials = self._outputs(virials=True)[2]
+        assert virials is not None
+        return virials
+
+    @torch.no_grad()
+    def _outputs(self, *, virials: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         n_features = self.centers[0].features.shape[1]
         n_types, first = len(self.places.output), self.places.output[0].first
         energy = self.places.flat.new_zeros(n_types * (n_features + 1))
         forces = energy.new_zeros((3 * self.n_atoms, len(energy)))
+        virial = energy.new_zeros((6, len(energy))) if virials else None
         for center in self.centers:
             columns = slice(center.output.first - first, center.output.first - first + n_features)
             energy[columns] = center.features.sum(dim=0)
@@ -201,7 +213,11 @@ class Linearization:
             for state in center.blocks:
                 _add_to_pairs(state, matrix_dot, None, None, by_pair)
             forces[:, columns] = self._forces(by_pair).flatten(1).t()
-        return energy, forces
+            if virial is not None:
+                by_vector = torch.bmm(self.geometry.jacobian.transpose(1, 2), by_pair)
+                for row, (a, b) in enumerate(COMPONENTS):  # W_ab = −Σ ∂E/∂r_a r_b
+                    virial[row, columns] = -(self.geometry.vectors[:, b] @ by_vector[:, a])
+        return energy, forces, virial
 
     def _forces(self, by_pair: Tensor) -> Tensor:
         """Forces (S, N, 3) in the atoms' own order, from the derivatives (n_pairs, 4, S) by the pairs' (s, s·r/|r|)."""

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from pwact_like.data.frames import Frame
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.potentials.committee import Committee
+from pwact_like.potentials.drawn_pairs import DrawnPairs
 from pwact_like.potentials.evaluation import Log, labelled_frames
 from pwact_like.potentials.kpu_file import NAME, AnotherModelsError, SelfAware, read_knowledge
 from pwact_like.potentials.members import refuse_members
 from pwact_like.potentials.modelfile import read_model
 from pwact_like.uncertainty.calibration import IDENTITY, Calibration, Pairs, calibrate
 from pwact_like.uncertainty.committee import force_deviation
+from pwact_like.uncertainty.few_draws import for_draws
 from pwact_like.uncertainty.table import COMMITTEE, KPU
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ def methods_of(paths: Sequence[Path], kpu: Path | None = None, *, exact: bool = 
             continue  # copied beside another model's
         kind = "kpu-committee" if knowledge.members else f"kpu ({knowledge.posterior})"
         name = kind if len(paths) == 1 else f"{kind} {path}"
-        found.append(Method(name, (model,), SelfAware(model, knowledge, exact=exact, where=str(place)), knowledge.calibration))
+        aware = SelfAware(model, knowledge, exact=exact, where=str(place))
+        found.append(Method(name, (model,), aware, aware.calibration))
     if not found:
         raise InputError(
             Problem(
@@ -124,6 +127,24 @@ def _kpu(committee: Committee, aware: SelfAware, frame: Frame) -> NDArray[np.flo
 
 def calibrated(method: Method, paths: Sequence[DataPath], log: Log, device: str | None = None) -> Method:
     """The method with a calibration on other labelled data (which its models must not have been trained on)."""
+    if method.aware is not None and not method.aware.is_exact:
+        return _calibrated_draws(method, method.aware, paths, log, device)
     pairs = judged_pairs(method, paths, log, device)
     kind = COMMITTEE if method.aware is None else KPU
     return Method(method.name, method.models, method.aware, calibrate(pairs.variance, pairs.error, pairs.frame, kind=kind))
+
+
+def _calibrated_draws(method: Method, aware: SelfAware, paths: Sequence[DataPath], log: Log, device: str | None) -> Method:
+    committee, collected = Committee(method.models, device), DrawnPairs(aware.model, aware.knowledge.reference, aware.knowledge.samples)
+    for where, frame in labelled_frames(paths, log):
+        assert frame.label is not None
+        try:
+            forces = committee.compute(frame.atoms).forces[0]
+            collected.add(committee.geometry(frame.atoms), np.linalg.norm(forces - frame.label.forces_ev_per_ang, axis=1))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+    if not collected.n_frames:
+        raise DataError("no labelled frame to judge an uncertainty by")
+    pairs = collected.pairs()
+    exact = calibrate(pairs.variance, pairs.error, pairs.frame, scatter=pairs.scatter, kind=KPU)
+    return Method(method.name, method.models, aware, for_draws(exact, pairs, collected.drawn))

@@ -36,6 +36,13 @@ from torch import Tensor
 
 from pwact_like.potentials.covariance import MERGE_RANK, BlockLayout, Covariance
 
+_RECENT, _FIRST = 50, 25  # observations whose median says what to expect, and from how many on it is known
+_UNEXPECTED = 100.0  # times the variance that is expected
+
+_SHORT = 0.2  # of the way back to the prior's mean, of a weight at the ceiling: so far one step along P is as good as the solution
+_CLOSE = 1e-6  # residual of that solution, relative
+_MOST_PRODUCTS = 50  # with P, for it
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -62,34 +69,69 @@ class InnovationNoise:
     An error far above the mean gets a noise of its own, as under a heavy-tailed likelihood: the observation moves by at most
     half the standard deviation that P predicts for it (for a share of 1), which keeps the steps in the linear range.
 
+    One broken energy among many good ones would still make the mean, and with it the noise of all, as large as it likes. So of
+    the kinds that are ``gated`` an error more than ten times as large as what was expected, e² > 100·(median of the last 50 e² +
+    the variance that P predicts), does not enter the mean; of the first 25, which nothing precedes, those beyond ten times their
+    median are taken out once all are there. Forces need no gate, being many; and those of perfect crystals, zero by symmetry, would
+    make the median zero.
+
     Parameters
     ----------
     shares
         Share of each kind of observation; smaller ones are followed more closely.
     window
         Observations of a kind over which the mean runs.
+    gated
+        Kinds of which errors beyond all expectation are kept out of the mean.
     """
 
-    def __init__(self, shares: Mapping[str, float], window: float = 200.0) -> None:
-        self._shares, self._window = dict(shares), window
+    def __init__(self, shares: Mapping[str, float], window: float = 200.0, gated: Sequence[str] = ("energy",)) -> None:
+        self._shares, self._window, self._gated = dict(shares), window, tuple(gated)
         self._kinds = sorted(self._shares)
         self._seen = torch.zeros((len(self._kinds), 2), dtype=torch.float64)  # count and mean of e²
+        self._recent = torch.zeros((len(self._kinds), _RECENT), dtype=torch.float64)  # e², in turns
+        self._met = torch.zeros(len(self._kinds), dtype=torch.float64)  # those that were kept out too
 
-    def __call__(self, kind: str, error: float) -> float:
-        """R of the next observation of a kind; its error then belongs to the mean."""
-        seen = self._seen[self._kinds.index(kind)]
-        count = float(seen[0]) + 1.0
-        mean = float(seen[1]) + (error * error - float(seen[1])) / min(count, self._window)
-        seen[0], seen[1] = count, mean
-        return self._shares[kind] * max(mean, error * error)
+    def __call__(self, kind: str, error: float, spread: float = 0.0, least: float = 0.0) -> float:
+        """R of the next observation of a kind; its error then belongs to the mean.
+
+        Parameters
+        ----------
+        error
+            Its error.
+        spread
+            The variance hᵀPh that P predicts for it.
+        least
+            A standard deviation below which the noise does not go.
+        """
+        place, square = self._kinds.index(kind), error * error
+        seen = self._seen[place]
+        if kind not in self._gated or self._is_expected(place, square, spread):
+            count = float(seen[0]) + 1.0
+            seen[1] += (square - float(seen[1])) / min(count, self._window)
+            seen[0] = count
+        if kind in self._gated and int(self._met[place]) == _FIRST:
+            first = self._recent[place, :_FIRST]
+            good = first[first <= _UNEXPECTED * first.median()]
+            seen[0], seen[1] = float(len(good)), float(good.mean())
+        return self._shares[kind] * max(float(seen[1]), square, least * least)
+
+    def _is_expected(self, place: int, square: float, spread: float) -> bool:
+        met = int(self._met[place])
+        known = self._recent[place, : min(met, _RECENT)]
+        expected = met < _FIRST or square <= _UNEXPECTED * (float(known.median()) + spread)
+        self._recent[place, met % _RECENT] = square
+        self._met[place] += 1.0
+        return expected
 
     def state(self) -> dict[str, Tensor]:
         """Everything, to the bit."""
-        return {"noise": self._seen}
+        return {"noise": self._seen, "noise_recent": self._recent, "noise_met": self._met}
 
     def restore(self, arrays: Mapping[str, Tensor]) -> None:
         """Take a `state` back."""
-        self._seen.copy_(arrays["noise"])
+        for name, tensor in self.state().items():
+            tensor.copy_(arrays[name])
 
 
 class KalmanFilter:
@@ -125,7 +167,7 @@ class KalmanFilter:
         errors: Sequence[float],
         noise: Sequence[float] | None = None,
         gains: Sequence[float] | None = None,
-        measure: Callable[[int, float], float] | None = None,
+        measure: Callable[[int, float, float], float] | None = None,
         pull: tuple[Tensor, float] | None = None,
     ) -> Tensor:
         """Take observations that were linearised at the present weights, in their order.
@@ -141,11 +183,12 @@ class KalmanFilter:
         gains
             (m,) factors of the errors once corrected (RLEKF's √batch size); None: 1.
         measure
-            Gives R itself from an observation's place and its corrected error; then ``noise`` is not used.
+            Gives L λ R from an observation's place, its corrected error, and its variance hᵀPh; then ``noise`` is not used.
         pull
             Way (n_weights,) from the prior's mean to the weights, and the prior's precision as far as it counts in this
-            step: the step also takes P times both of the way back. (What the prior adds to P⁻¹ is left out: it matters
-            where no data do, and there the ceiling bounds P.)
+            step: the step also goes back, by the share of the way that an observation of the weights with this precision would
+            take, (1 + τP)⁻¹τP; where that is short (τ times the ceiling up to 0.2), τP. (What the prior adds to P⁻¹ is left
+            out: it matters where no data do, and there the ceiling bounds P.)
 
         Returns
         -------
@@ -174,7 +217,7 @@ class KalmanFilter:
         noise: list[float],
         gains: list[float],
         before: Tensor | None,
-        measure: Callable[[int, float], float] | None,
+        measure: Callable[[int, float, float], float] | None,
         pull: tuple[Tensor, float] | None,
     ) -> Tensor:
         covariance, n_blocks = self.covariance, self.layout.n_blocks
@@ -198,7 +241,7 @@ class KalmanFilter:
             # P between the observations of a group is that of the products, over the λ of those before
             along = products[:, j, :].copy()
             spread = max(along[:, j].sum() / forgotten, 0.0)
-            variance = n_blocks * self.factor * noise[j] if measure is None else measure(j, float(left[j]))
+            variance = n_blocks * self.factor * noise[j] if measure is None else measure(j, float(left[j]), spread)
             if variance + spread == 0.0:
                 variance = 1.0  # nothing is known of it and nothing is wrong: its gradient and its error are zero
             gain = 1.0 / (variance + spread) / forgotten
@@ -217,10 +260,31 @@ class KalmanFilter:
         for number, part in enumerate(self.layout.slices()):
             kept[part] = columns[part] @ torch.from_numpy(mixing[number]).to(columns)
             step[part] = columns[part] @ torch.from_numpy(weights[number]).to(columns)
-        step = covariance.scaled(step.unsqueeze(1) if back is None else step.unsqueeze(1) - back).squeeze(1)
+        step = covariance.scaled(step.unsqueeze(1)).squeeze(1)
+        if pull is not None and back is not None:
+            step -= self._way_back(covariance.scaled(back).squeeze(1), pull[1])
         covariance.push(kept)
         self._forget(forgotten)
         return step.to(gradients.dtype)
+
+    def _way_back(self, straight: Tensor, precision: float) -> Tensor:
+        """(1 + τP)⁻¹ b for b = τP times the way, by conjugate gradients; b itself where it is short."""
+        if precision * self.memory.ceiling <= _SHORT:
+            return straight
+        x = torch.zeros_like(straight)
+        residual = straight.clone()
+        direction = straight.clone()
+        square = first = float(residual @ residual)
+        for _ in range(_MOST_PRODUCTS):
+            if square <= _CLOSE**2 * first:
+                break
+            product = direction + precision * self.covariance.product(direction.unsqueeze(1)).squeeze(1)
+            length = square / float(direction @ product)
+            x += length * direction
+            residual -= length * product
+            before, square = square, float(residual @ residual)
+            direction = residual + (square / before) * direction
+        return x
 
     def _forget(self, factor: float) -> None:
         """P ← P/λ, but for the ceiling."""
@@ -245,5 +309,5 @@ class KalmanFilter:
         self.factor, self.n_observations = float(arrays["filter"][0]), int(arrays["filter"][1])
 
 
-def _shifted(measure: Callable[[int, float], float], first: int, place: int, error: float) -> float:
-    return measure(first + place, error)
+def _shifted(measure: Callable[[int, float, float], float], first: int, place: int, error: float, spread: float) -> float:
+    return measure(first + place, error, spread)

@@ -1,8 +1,8 @@
 """kpu.pt: what a model knows of its own errors, beside the model.
 
-It holds draws of the weights' covariance (KPU by sampling needs no more), on request the covariance itself (for exact
-KPU), the calibration that makes an uncertainty in eV/Å of it, and the pairs of predicted variance and true error on
-held-out labels that the calibration was fitted to, so that later labels can be added to them.
+It holds draws of the weights' covariance (KPU by sampling needs no more), more draws to calibrate by, on request the
+covariance itself (for exact KPU), the calibrations that make an uncertainty in eV/Å of them, and the pairs of predicted
+variance and true error on held-out labels that these were fitted to.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Knowledge:
     samples
         (S, n_weights) draws of N(0, P) as changes of the weights.
     calibration
-        What is in force: σ² = α²·v + s², v the variance of an atom's force.
+        What is in force for the draws in use: σ² = α²·v + s², v the variance of an atom's force by ``samples`` (or by the members).
     own_calibration
-        Of the validation frames alone: the scale of this model's variances.
+        Of the validation frames alone, for exact variances: the scale of this model's covariance.
     pairs
-        Of the validation frames.
+        Of the validation frames, the variances by the draws in use.
     force_rms_ev_per_ang
         Of the training labels' force components.
     covariance, scalings
@@ -63,6 +63,10 @@ class Knowledge:
         Of the members' weights, in the same order: written by `save_knowledge`, filled in by `read_knowledge`.
     facts
         More, for people: prior, frames, seconds.
+    exact
+        What is in force for exact variances; None: ``calibration``.
+    many
+        (64, n_weights) other draws of N(0, P), to compare labels with; None: ``samples``.
     """
 
     posterior: str
@@ -77,6 +81,18 @@ class Knowledge:
     factor: float = 1.0
     member_digests: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    exact: Calibration | None = None
+    many: Tensor | None = None
+
+    @property
+    def exact_calibration(self) -> Calibration:
+        """For exact variances, and for those of many draws."""
+        return self.calibration if self.exact is None else self.exact
+
+    @property
+    def reference(self) -> Tensor:
+        """Draws (S, n_weights) by which labels are compared with what was predicted."""
+        return self.samples if self.many is None else self.many
 
     def frame_values(self) -> NDArray[np.float64]:
         """max_a σ_a of each validation frame, eV/Å: what the model thinks of structures like those it was trained on."""
@@ -94,6 +110,7 @@ def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> No
         "posterior": knowledge.posterior,
         "calibration": knowledge.calibration.to_dict(),
         "own_calibration": knowledge.own_calibration.to_dict(),
+        "exact_calibration": knowledge.exact_calibration.to_dict(),
         "force_rms_ev_per_ang": knowledge.force_rms_ev_per_ang,
         "starts": None if knowledge.covariance is None else list(knowledge.covariance.layout.starts),
         "members": list(knowledge.members),
@@ -103,6 +120,7 @@ def save_knowledge(path: Path, model: DeepPotential, knowledge: Knowledge) -> No
     }
     arrays: dict[str, NDArray[Any]] = {
         "samples": knowledge.samples.cpu().numpy(),
+        **({} if knowledge.many is None else {"reference": knowledge.many.cpu().numpy()}),
         "pairs.variance": knowledge.pairs.variance,
         "pairs.error": knowledge.pairs.error,
         "pairs.frame": knowledge.pairs.frame,
@@ -128,6 +146,8 @@ def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
     try:
         if header["model"] != parameters_digest(model):
             raise AnotherModelsError(f"{path}: this is another model's uncertainty; give the kpu.pt that the model's own training left")
+        if "exact_calibration" not in header:
+            raise DataError(f"{path}: written by an older pwact_like, which calibrated the draws of the weights only; train again")
         return Knowledge(
             posterior=header["posterior"],
             samples=torch.from_numpy(arrays["samples"]),
@@ -141,6 +161,8 @@ def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
             factor=float(header["factor"]),
             member_digests=tuple(header.get("member_digests", ())),
             facts=header["facts"],
+            exact=Calibration.from_dict(header["exact_calibration"]),
+            many=torch.from_numpy(arrays["reference"]) if "reference" in arrays else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: header and arrays do not fit each other: {error}") from error
@@ -213,10 +235,20 @@ class SelfAware:
             self._exact = ExactKpu(model, knowledge.covariance, coordinates)
         self._sampled = SampledKpu(model, knowledge.samples)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the covariance itself is used."""
+        return self._exact is not None
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of what `variances` gives."""
+        return self.knowledge.exact_calibration if self.is_exact else self.knowledge.calibration
+
     def variances(self, geometry: Geometry) -> Variances:
         """KPU as such, without scale."""
         return self._exact.variances(geometry) if self._exact is not None else self._sampled.variances(geometry)
 
     def sigma(self, geometry: Geometry) -> NDArray[np.float64]:
         """σ of each atom's force, (N,), eV/Å."""
-        return self.knowledge.calibration.sigma(self.variances(geometry).force)
+        return self.calibration.sigma(self.variances(geometry).force)

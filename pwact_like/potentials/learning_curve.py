@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pwact_like.config.train import CURVE_COLUMNS
 from pwact_like.fsio import write_text
 from pwact_like.potentials.loss import SquaredErrors
-
-COLUMNS = (
-    "step",
-    "epoch",
-    "lr",
-    "energy_rmse_ev_per_atom",
-    "force_rmse_ev_per_ang",
-    "virial_rmse_ev_per_atom",
-    "valid_energy_rmse_ev_per_atom",
-    "valid_force_rmse_ev_per_ang",
-    "valid_virial_rmse_ev_per_atom",
-)
 
 
 class LearningCurve:
@@ -29,7 +18,7 @@ class LearningCurve:
 
     def __init__(self, path: Path, rows: str = "") -> None:
         self._path = path
-        self.rows = rows or ",".join(COLUMNS) + "\n"
+        self.rows = rows or ",".join(CURVE_COLUMNS) + "\n"
         write_text(path, self.rows)
 
     def add(self, step: int, epoch: int, rate: float, trained: SquaredErrors, valid: SquaredErrors | None) -> None:

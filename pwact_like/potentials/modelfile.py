@@ -25,6 +25,7 @@ from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.spec import DeepPotSpec
 
 FORMAT = "pwact_like deep potential"
+CHGNET_FORMAT = "pwact_like chgnet"
 VERSION = 1
 SCALING = "scaling."
 
@@ -35,6 +36,15 @@ def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDA
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=text, **arrays)
     write_bytes(path, buffer.getvalue())
+
+
+def format_of(path: Path) -> str:
+    """The header's format, "" for a file that is none of ours."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return str(json.loads(archive["header"].tobytes())["format"])
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, UnicodeDecodeError, AttributeError):
+        return ""
 
 
 def read_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

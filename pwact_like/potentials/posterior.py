@@ -27,6 +27,7 @@ from pwact_like.potentials.evaluation import errors_of
 from pwact_like.potentials.geometry import Geometry
 from pwact_like.potentials.jacobian import Linearization
 from pwact_like.potentials.kpu import Variances, WeightCoordinates, random_signs
+from pwact_like.potentials.observations import LABEL_NOISE
 from pwact_like.potentials.training_set import Batch, TrainingSet, content_hash
 from pwact_like.seeds import derive_seed
 
@@ -47,7 +48,6 @@ About ten minutes on one core: 400 frames of 64 atoms for 26,551 weights in bloc
 _ROWS_PER_WEIGHT = 4  # with probes: so many rows for each weight of the largest block, else Λ lacks rank and P is the prior
 _LEAST_PROBES = 8
 _ROWS_TOGETHER = 1 << 23  # numbers of gradients that are summed by one product
-_LEAST_SIGMA = 1e-6  # eV/atom and eV/Å: a perfect fit is not a perfect label
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,14 @@ class Noise:
     virial: float | None = None
 
 
-def residual_noise(model: DeepPotential, data: TrainingSet, virial: bool = False) -> Noise:
-    """What a model leaves unexplained of its training frames, taken as the noise: RMSEs of energy, forces, and virial if asked for."""
-    found = errors_of(model, data).rmse()
-    floored = [None if value is None else max(value, _LEAST_SIGMA) for value in found]
-    return Noise(floored[0], floored[1], floored[2] if virial else None)
+def residual_noise(model: DeepPotential, data: TrainingSet, virial: bool = False, *, energy: bool = True, force: bool = True) -> Noise:
+    """What a model leaves unexplained of its training frames, taken as the noise: RMSEs of those that are asked for.
+
+    At least `observations.LABEL_NOISE`: a perfect fit is not a perfect label.
+    """
+    floors = (LABEL_NOISE["energy"], LABEL_NOISE["force"], LABEL_NOISE["virial"])
+    found = [None if value is None else max(value, floor) for value, floor in zip(errors_of(model, data).rmse(), floors, strict=True)]
+    return Noise(found[0] if energy else None, found[1] if force else None, found[2] if virial else None)
 
 
 def choose_probes(data: TrainingSet, layout: BlockLayout) -> int:
@@ -128,8 +131,12 @@ def _gradients(model: DeepPotential, data: TrainingSet, index: int, noise: Noise
         own = derive_seed(seed, "posterior", content_hash([data.frames[index]]))
         yield linear.force_vjp(random_signs(probes, linear.n_atoms, own)) / (noise.force * probes**0.5)
     if noise.virial is not None and _has_virial(batch):
-        weights = linear.places.flat.new_tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]).sqrt()  # nine components, three of them twice
-        yield linear.virial_jacobian() * (weights / (linear.n_atoms * noise.virial)).unsqueeze(1)
+        yield linear.virial_jacobian() * _virial_weights(linear, noise.virial)
+
+
+def _virial_weights(linear: Linearization, sigma: float) -> Tensor:
+    """(6, 1): of an atom's share of nine components, three of which are met twice, over their noise."""
+    return linear.places.flat.new_tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]).sqrt().unsqueeze(1) / (linear.n_atoms * sigma)
 
 
 def _has_virial(batch: Batch) -> bool:
@@ -228,7 +235,7 @@ class LastLayer:
     ----------
     noise
         See `Noise`; with α = 1 the variances then are in (eV/Å)² and (eV/atom)². ``Noise(1.0, None)`` takes energies
-        only, unweighted, as the paper does. Virials are not used.
+        only, unweighted, as the paper does.
     tau
         ς over the mean eigenvalue (trace over number) of FᵀF.
     alpha
@@ -242,15 +249,18 @@ class LastLayer:
         noise = residual_noise(model, data) if noise is None else noise
         total: Tensor | None = None
         for index in range(len(data)):
-            linear = Linearization(model, data.batch([index]).geometry)
+            batch = data.batch([index])
+            linear = Linearization(model, batch.geometry)
             energy, forces = linear.output_jacobian()
             rows = []
             if noise.energy is not None:
                 rows.append(energy.unsqueeze(0) / (linear.n_atoms * noise.energy))
             if noise.force is not None:
                 rows.append(forces / noise.force)
+            if noise.virial is not None and _has_virial(batch):
+                rows.append(linear.output_virials() * _virial_weights(linear, noise.virial))
             if not rows:
-                break
+                continue
             found = torch.cat(rows)
             total = found.t() @ found if total is None else total.addmm_(found.t(), found)
         if total is None:

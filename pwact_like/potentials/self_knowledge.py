@@ -1,14 +1,14 @@
 """What a training learns of its own model's errors: covariance of the weights, draws of it, calibration, committee members.
 
-Everything is computed in the way in which it is used later: the variances that the calibration sees are those of the same
-draws that MD works with.
+The scale is fitted to variances of many draws of the weights, and belongs to the covariance itself; what the few draws (or
+members) that MD works with need besides is measured with these very draws (see `uncertainty.few_draws`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +22,24 @@ from pwact_like.fsio import write_json
 from pwact_like.potentials.block_matrix import BlockMatrix, sample_covariance
 from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings
 from pwact_like.potentials.deep_potential import DeepPotential
+from pwact_like.potentials.drawn_pairs import REFERENCE_DRAWS, DrawnPairs
 from pwact_like.potentials.evaluation import labelled_frames
-from pwact_like.potentials.kpu import SampledKpu, Uncertainty
+from pwact_like.potentials.kpu import Uncertainty
 from pwact_like.potentials.kpu_file import NAME, Knowledge, read_knowledge, save_knowledge
 from pwact_like.potentials.linear_committee import centred, linear_committee
 from pwact_like.potentials.modelfile import read_model, save_model
 from pwact_like.potentials.optimizer import parameter_layout
-from pwact_like.potentials.posterior import LastLayer, laplace_posterior
+from pwact_like.potentials.posterior import LastLayer, Noise, laplace_posterior, residual_noise
 from pwact_like.potentials.steppers import KalmanStepper, Stepper, parameter_blocks
-from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, prepare_frames
+from pwact_like.potentials.training_set import Batch, TrainingFrame, TrainingSet, prepare_frames
 from pwact_like.seeds import derive_seed
 from pwact_like.uncertainty.calibration import Calibration, Pairs, calibrate, recalibrate
+from pwact_like.uncertainty.few_draws import for_draws
 from pwact_like.uncertainty.suggestion import levels_from_calibration
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
-    from pwact_like.config.train import TrainSettings, UncertaintySettings
+    from pwact_like.config.train import Optimizer, TrainSettings, UncertaintySettings
 
 SUMMARY_NAME = "uncertainty.json"
 _LINEARITY_FRAMES = 4  # structures on which a committee's steps must be linear
@@ -74,20 +76,18 @@ def pairs_of(model: DeepPotential, uncertainty: Uncertainty, data: TrainingSet) 
     variances, errors, numbers = [], [], []
     for index in range(len(data)):
         batch = data.batch([index])
-        with torch.no_grad():
-            forces = model(batch.geometry).forces
-        assert forces is not None
         variances.append(uncertainty.variances(batch.geometry).force)
-        errors.append(torch.linalg.vector_norm(forces[0] - batch.forces, dim=1).cpu().numpy())
+        errors.append(_force_errors(model, batch))
         numbers.append(np.full(len(variances[-1]), index))
     return Pairs(np.concatenate(variances), np.concatenate(errors), np.concatenate(numbers))
 
 
 @dataclass(frozen=True, eq=False)
 class _Covariance:
-    """Draws of the weights (S, n) in θ, and P with its coordinates when it is to be kept."""
+    """Draws of the weights (S, n) in θ, to be used and to calibrate by, and P with its coordinates when it is to be kept."""
 
     samples: Tensor
+    reference: Tensor
     matrix: BlockMatrix | None = None
     scalings: dict[str, NDArray[np.float64]] | None = None
 
@@ -119,17 +119,21 @@ def learn_errors(
         # the deviation of the members about their mean, times the factor, is that of the centred draws
         samples, factor = centred(samples), committee.factor
         facts |= {"epsilon": committee.epsilon, "nonlinearity": committee.nonlinearity}
-    pairs = pairs_of(model, SampledKpu(model, samples), validation)
-    own = calibrate(pairs.variance, pairs.error, pairs.frame, seed=seed)
+    drawn = _drawn_pairs(model, found.reference, None if samples is found.reference else samples, validation)
+    pairs = drawn.pairs()
+    own = calibrate(pairs.variance, pairs.error, pairs.frame, scatter=pairs.scatter, seed=seed)
     labelled = [entry for before in wanted.labelled if (entry := labelled_before(before.model, before.kpu, before.data, log)) is not None]
-    calibration = recalibrate(own, pairs, labelled, seed=seed) if labelled else own
+    exact = recalibrate(own, pairs, labelled, seed=seed) if labelled else own
+    calibration = for_draws(exact, pairs, drawn.drawn)
     rms = float(np.sqrt(np.mean(np.concatenate([frame.forces_ev_per_ang.ravel() ** 2 for frame in training.frames]))))
     knowledge = Knowledge(
         posterior=wanted.posterior,
         samples=samples,
         calibration=calibration,
         own_calibration=own,
-        pairs=pairs,
+        exact=exact,
+        many=None if found.reference is found.samples else found.reference,
+        pairs=replace(pairs, variance=drawn.drawn),
         force_rms_ev_per_ang=rms,
         covariance=found.matrix,
         scalings=found.scalings or {},
@@ -152,6 +156,7 @@ def summary(knowledge: Knowledge, kind: str, n_labellings: int) -> dict[str, Any
         "posterior": knowledge.posterior,
         "calibration": knowledge.calibration.to_dict(),
         "own_calibration": knowledge.own_calibration.to_dict(),
+        "exact_calibration": knowledge.exact_calibration.to_dict(),
         "labellings": n_labellings,
         "lower_ev_per_ang": levels.lower,
         "upper_ev_per_ang": levels.upper,
@@ -165,43 +170,72 @@ def summary(knowledge: Knowledge, kind: str, n_labellings: int) -> dict[str, Any
 
 
 def labelled_before(model_path: Path, kpu_path: Path, data: Sequence[DataPath], log: Log) -> tuple[Pairs, Calibration] | None:
-    """What an earlier model had said of labels that came later, and its own calibration; None where there are no such labels."""
+    """What an earlier model had said of labels that came later (by its reference draws), and its own calibration; None without labels."""
     model, _ = read_model(model_path)
     knowledge = read_knowledge(kpu_path, model)
     frames = prepare_frames(labelled_frames(data, log), model.spec)
     if not frames:
         return None
     labels = TrainingSet(frames, model.spec, model.davg, model.dstd)
-    return pairs_of(model, SampledKpu(model, knowledge.samples), labels), knowledge.own_calibration
+    return _drawn_pairs(model, knowledge.reference, None, labels).pairs(), knowledge.own_calibration
+
+
+def noise_of(model: DeepPotential, training: TrainingSet, optimizer: Optimizer) -> Noise:
+    """Noise of the kinds of labels that the model was trained on; a posterior knows of these and no others."""
+    kinds = {"energy": optimizer.train_energy, "force": optimizer.train_force, "virial": optimizer.train_virial}
+    return residual_noise(model, training, **kinds)
+
+
+def _drawn_pairs(model: DeepPotential, reference: Tensor, used: Tensor | None, data: TrainingSet) -> DrawnPairs:
+    pairs = DrawnPairs(model, reference, used)
+    for index in range(len(data)):
+        batch = data.batch([index])
+        pairs.add(batch.geometry, _force_errors(model, batch))
+    return pairs
+
+
+def _force_errors(model: DeepPotential, batch: Batch) -> NDArray[np.float64]:
+    with torch.no_grad():
+        forces = model(batch.geometry).forces
+    assert forces is not None
+    return np.asarray(torch.linalg.vector_norm(forces[0] - batch.forces, dim=1).cpu().numpy())
 
 
 def _covariance(
     model: DeepPotential, training: TrainingSet, stepper: Stepper, settings: TrainSettings, wanted: UncertaintySettings, seed: int
 ) -> _Covariance:
     count = wanted.members if wanted.kind == "kpu-committee" else wanted.samples
+    # the draws in use are others than those that they are compared with, unless they are as many
+    total = count if count >= REFERENCE_DRAWS and wanted.kind == "kpu" else count + REFERENCE_DRAWS
+
+    def divided(samples: Tensor) -> tuple[Tensor, Tensor]:
+        return (samples, samples) if total == count else (samples[:count], samples[count:])
+
     draw_seed = derive_seed(seed, "kpu")
     if wanted.posterior == "last-layer":
-        last = LastLayer(model, training, tau=wanted.tau)
-        few = last.sample(count, draw_seed)
+        last = LastLayer(model, training, noise_of(model, training, settings.optimizer), tau=wanted.tau)
+        few = last.sample(total, draw_seed)
         n_weights = sum(parameter.numel() for parameter in model.parameters())
-        samples = few.new_zeros((count, n_weights))
+        samples = few.new_zeros((total, n_weights))
         samples[:, n_weights - few.shape[1] :] = few  # the output layers come last
-        return _Covariance(samples)
+        return _Covariance(*divided(samples))
     if wanted.posterior == "filter":
         if not isinstance(stepper, KalmanStepper):
             raise InputError(
                 Problem("uncertainty.posterior", f"{settings.optimizer.name} trains, which has no covariance", "use LKF, or laplace")
             )
         covariance = stepper.filter.covariance
-        samples = stepper.coordinates.step(sample_covariance(covariance, count, draw_seed))
+        samples = stepper.coordinates.step(sample_covariance(covariance, total, draw_seed))
         kept = BlockMatrix.of(covariance) if wanted.keep_covariance else None
-        return _Covariance(samples, kept, stepper.coordinates.arrays())
+        return _Covariance(*divided(samples), kept, stepper.coordinates.arrays())
     if isinstance(stepper, KalmanStepper):
         coordinates, layout = stepper.coordinates, stepper.filter.layout
     else:
         parameters = parameter_layout(model)
         coordinates = Coordinates(descriptor_scalings(model, training), parameters)
         layout = parameter_blocks(parameters, settings.optimizer.block_size)
-    posterior = laplace_posterior(model, training, layout, tau=wanted.tau, seed=seed, coordinates=coordinates)
-    samples = posterior.sample(count, draw_seed)
-    return _Covariance(samples, posterior.covariance() if wanted.keep_covariance else None, coordinates.arrays())
+    noise = noise_of(model, training, settings.optimizer)
+    posterior = laplace_posterior(model, training, layout, noise, tau=wanted.tau, seed=seed, coordinates=coordinates)
+    samples = posterior.sample(total, draw_seed)
+    kept = posterior.covariance() if wanted.keep_covariance else None
+    return _Covariance(*divided(samples), kept, coordinates.arrays())

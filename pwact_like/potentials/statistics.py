@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pwact_like.config.elements import symbol
+from pwact_like.errors import InputError, Problem
 from pwact_like.potentials.geometry import switched_inverse
 from pwact_like.potentials.spec import DeepPotSpec
 from pwact_like.potentials.training_set import TrainingFrame
+
+if TYPE_CHECKING:
+    from pwact_like.potentials.deep_potential import DeepPotential
 
 _DEFAULT_STD = 0.1  # for an element that no frame holds
 _SMALLEST_STD = 0.01
@@ -70,6 +76,51 @@ def reference_energies(frames: Sequence[TrainingFrame], n_types: int) -> torch.T
     counts = np.array([np.bincount(frame.types, minlength=n_types) for frame in frames], dtype=np.float64)
     energies = np.array([frame.energy_ev for frame in frames])
     return torch.from_numpy(np.linalg.lstsq(counts, energies, rcond=None)[0])
+
+
+def unseen_types(davg: torch.Tensor, dstd: torch.Tensor) -> list[int]:
+    """Types that no frame held when `environment_spread` made these: an element that one did hold has another davg or dstd."""
+    return [kind for kind in range(len(davg)) if float(davg[kind]) == 0.0 and bool((dstd[kind] == _DEFAULT_STD).all())]
+
+
+@torch.no_grad()
+def complete(model: DeepPotential, frames: Sequence[TrainingFrame]) -> list[int]:
+    """Give a model that is trained further davg, dstd and reference energies of the elements that it has never met.
+
+    What its first training saw is left as it is, to the bit. The new elements' reference energies are the least squares of
+    the frames' energies less those of the known elements; an element that these frames do not hold either stays open.
+
+    Returns
+    -------
+    list of int
+        Types that were completed.
+
+    Raises
+    ------
+    InputError
+        When the frames do not tell the new elements' reference energies apart.
+    """
+    counts = np.array([np.bincount(frame.types, minlength=model.spec.n_types) for frame in frames], dtype=np.float64)
+    new = [kind for kind in unseen_types(model.davg, model.dstd) if counts[:, kind].any()]
+    if not new:
+        return []
+    known = [kind for kind in range(model.spec.n_types) if kind not in new]
+    bias = model.energy_bias.cpu().numpy()
+    left = np.array([frame.energy_ev for frame in frames]) - counts[:, known] @ bias[known]
+    found, _, rank, _ = np.linalg.lstsq(counts[:, new], left, rcond=None)
+    if rank < len(new):
+        names = " and ".join(symbol(model.spec.type_map[kind]) for kind in new)
+        raise InputError(
+            Problem(
+                "train_data",
+                f"{names} are new to the model, and these frames hold them in one proportion only: their energies cannot be told apart",
+                "add a frame of another proportion (one of a lone atom is enough), or train from scratch",
+            )
+        )
+    davg, dstd = environment_spread(frames, model.spec)
+    model.davg[new], model.dstd[new] = davg[new].to(model.davg), dstd[new].to(model.dstd)
+    model.energy_bias[new] = torch.from_numpy(found).to(model.energy_bias)
+    return new
 
 
 def aligned_atomic_energies(frames: Sequence[TrainingFrame], bias: torch.Tensor) -> list[TrainingFrame]:

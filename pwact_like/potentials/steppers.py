@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pwact_like.errors import DataError, JobError
-from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, scalings_from, start_in
+from pwact_like.potentials.coordinates import Coordinates, descriptor_scalings, scaling_name, scalings_from, start_in
 from pwact_like.potentials.covariance import BlockLayout, block_layout
 from pwact_like.potentials.deep_potential import DeepPotential
 from pwact_like.potentials.kalman import InnovationNoise, KalmanFilter, Memory
@@ -29,8 +29,6 @@ _SHARES = {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
 
 _CEILING = 5.0
 # Of P over its start, with measured noise: MatPL's λ₀ = 0.98 would make it five million, and the filter follow every frame.
-
-_MOST_BACK = 0.2  # of the way back to the prior's mean, in one step, of a weight at the ceiling: few frames make an epoch short
 
 
 class Stepper(ABC):
@@ -154,8 +152,7 @@ class KalmanStepper(Stepper):
         self.filter = KalmanFilter(parameter_blocks(parameters.layout, settings.block_size), start, memory)
         # the prior counts once an epoch, as the data do
         per_epoch = max(1, n_steps // settings.epochs)
-        prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
-        self._prior = min(prior, _MOST_BACK / ceiling)
+        self._prior = settings.kalman_prior / (settings.p0_weight * per_epoch) if self._noise is not None else 0.0
         self._way = torch.zeros_like(parameters.values)  # from the weights at the start, in the filter's coordinates
         self._averaged_from = n_steps - int(settings.average_share * n_steps)
         self._sum = torch.zeros_like(parameters.values)
@@ -180,11 +177,17 @@ class KalmanStepper(Stepper):
         errors_seen = [observation.error for observation in observations]
         noise = self._noise
         if noise is None:
-            change = self.filter.update(rows, errors_seen, gains=[batch.n_frames**0.5] * len(observations))
+            # RLEKF: H is the sum over the frames and e √B times the mean; the sum's own error, B times the mean, is what R = 1 refers to
+            counts = [observation.n_frames for observation in observations]
+            sums = [error * count for error, count in zip(errors_seen, counts, strict=True)]
+            change = self.filter.update(rows * rows.new_tensor(counts).unsqueeze(1), sums, gains=[count**-0.5 for count in counts])
         else:
-            kinds = [observation.kind for observation in observations]
             pull = (self._way, self._prior) if self._prior else None
-            change = self.filter.update(rows, errors_seen, measure=lambda place, error: noise(kinds[place], error), pull=pull)
+
+            def measure(place: int, error: float, spread: float) -> float:
+                return noise(observations[place].kind, error, spread, observations[place].least)
+
+            change = self.filter.update(rows, errors_seen, measure=measure, pull=pull)
             self._way.add_(change)
         self._parameters.values.add_(self.coordinates.step(change))
         if number >= self._averaged_from:
@@ -228,24 +231,33 @@ def new_stepper(
     n_steps: int,
     *,
     is_fresh: bool,
+    new_types: Sequence[int] = (),
 ) -> Stepper:
     """The settings' optimizer for a model on its device.
 
     Parameters
     ----------
     scalings
-        Coordinates that a warm start carries on; without any they come from the training data.
+        Coordinates that a warm start carries on; those of an element that has none come from the training data.
     is_fresh
         The weights were just drawn: a filter takes them as weights of its coordinates.
+    new_types
+        Of a model that is trained further: elements that no training has met, whose fitting networks are as they were drawn.
     """
     if settings.name == "ADAM":
         return AdamStepper(model, settings, n_steps)
-    found = scalings_from(scalings) or descriptor_scalings(model, training)
+    found = scalings_from(scalings)
+    if any(scaling_name(kind) not in found for kind in range(model.spec.n_types)):
+        found = descriptor_scalings(model, training) | found
     parameters = FlatParameters(model)
     where = parameters.values.device
-    coordinates = Coordinates({name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}, parameters.layout)
+    found = {name: (mean.to(where), spread.to(where)) for name, (mean, spread) in found.items()}
+    coordinates = Coordinates(found, parameters.layout)
     if is_fresh:
         start_in(coordinates, parameters)
+    elif new_types:
+        names = {scaling_name(kind) for kind in new_types}
+        start_in(Coordinates({name: pair for name, pair in found.items() if name in names}, parameters.layout), parameters)
     return KalmanStepper(model, settings, seed, parameters, coordinates, n_steps)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pwact_like.config.elements import symbol
 from pwact_like.config.train import KPU_FILE, UNCERTAINTY_FILE
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.fsio import delete_with_ledger, write_json
@@ -28,7 +29,7 @@ from pwact_like.potentials.loss import SquaredErrors
 from pwact_like.potentials.modelfile import save_model
 from pwact_like.potentials.self_knowledge import hold_out, learn_errors
 from pwact_like.potentials.start import find_start, new_model, refuse_unbuilt
-from pwact_like.potentials.statistics import aligned_atomic_energies
+from pwact_like.potentials.statistics import aligned_atomic_energies, complete
 from pwact_like.potentials.steppers import Stepper, new_stepper, stepper_facts
 from pwact_like.potentials.training_set import TrainingFrame, TrainingSet, content_hash, prepare_frames
 from pwact_like.seeds import derive_seed
@@ -65,13 +66,14 @@ class TrainResult:
     seconds_per_step: float
 
 
-class _Log:
+class TrainLog:
     """train.log: lines with the time of day."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __call__(self, text: str) -> None:
+        """Add a line."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -97,7 +99,8 @@ def train(
     settings
         Data paths included; ``seed`` None means 0.
     init_model
-        Model to start from: its weights, davg, dstd, energy bias and sel are carried over.
+        Model to start from: its weights, davg, dstd, energy bias and sel are carried over. An element that its training
+        has never met gets davg, dstd, energy bias and the filter's coordinates from the new frames (`statistics.complete`).
     device
         torch device; None: a GPU if there is one.
     progress
@@ -119,7 +122,7 @@ def train(
     refuse_unbuilt(settings)
     where = device_of(device)
     folder.mkdir(parents=True, exist_ok=True)
-    log = _Log(folder / LOG_NAME)
+    log = TrainLog(folder / LOG_NAME)
     seed = settings.seed or 0
 
     start = find_start(settings, init_model)
@@ -132,6 +135,10 @@ def train(
         log(f"{len(valid_frames)} training frames are held out to calibrate the uncertainty (no valid_data)")
     model = start.model or new_model(start.spec, train_frames, seed)
     spec = model.spec
+    new_types = complete(model, train_frames) if start.model is not None else []
+    if new_types:
+        names = ", ".join(symbol(spec.type_map[kind]) for kind in new_types)
+        log(f"{names}: new to {init_model}; davg, dstd and energy bias come from these frames, the other elements' are carried on")
     _log_beginning(log, settings, model, train_frames, valid_frames, seed, init_model, where)
 
     if settings.optimizer.train_ei:
@@ -141,7 +148,7 @@ def train(
     optimizer = settings.optimizer
     per_epoch = -(-len(training) // min(optimizer.batch_size, len(training)))
     n_steps = optimizer.epochs * per_epoch
-    stepper = new_stepper(optimizer, model, training, seed, start.scalings, n_steps, is_fresh=start.model is None)
+    stepper = new_stepper(optimizer, model, training, seed, start.scalings, n_steps, is_fresh=start.model is None, new_types=new_types)
     validation = TrainingSet(valid_frames, spec, model.davg, model.dstd, where) if valid_frames else None
     key = _key(settings, seed, model, train_frames, valid_frames)
     run = _Run(settings, folder, seed, key, model, stepper, training, validation, log, checkpoint_interval_s)
@@ -167,7 +174,7 @@ def train(
     return replace(result, valid=valid, test=test)
 
 
-def _remove_stale(folder: Path, kept: set[str], log: _Log) -> None:
+def _remove_stale(folder: Path, kept: set[str], log: TrainLog) -> None:
     """Remove what an earlier training in this folder has left beside its model: it would speak of the new one.
 
     What goes is written to the folder's ledger first. Just before the model itself is replaced: until then it belongs to what lies there.
@@ -206,7 +213,7 @@ class _Run:
         stepper: Stepper,
         training: TrainingSet,
         validation: TrainingSet | None,
-        log: _Log,
+        log: TrainLog,
         checkpoint_interval_s: float,
     ) -> None:
         self._optimizer_settings = settings.optimizer
@@ -287,7 +294,7 @@ class _Run:
 
 
 def _log_beginning(
-    log: _Log,
+    log: TrainLog,
     settings: TrainSettings,
     model: DeepPotential,
     train_frames: Sequence[TrainingFrame],

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pwact_like.engines.protocols import Explorer, KnownErrors, KpuKind, Trainer, TrainRequest
+from pwact_like.engines.protocols import Compression, Explorer, KnownErrors, KpuKind, Trainer, TrainRequest
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import read_json, read_manifest, relative_path, write_manifest, write_through
 from pwact_like.jobs.types import Task, TaskResult
@@ -21,6 +21,7 @@ from pwact_like.stages.base import Place, Stage, TaskMaker, require_all
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
+    from pwact_like.config.run import Strategy
     from pwact_like.config.train import TrainSettings, UncertaintySettings
 
 
@@ -42,6 +43,8 @@ class TrainingStage(Stage):
         judged on the test set.
     uncertainty
         What the training is to learn of its model's errors; None for a committee.
+    compress
+        Whether and how the trained models are tabulated.
     """
 
     place: Place
@@ -56,6 +59,7 @@ class TrainingStage(Stage):
     skip_training: bool = False
     why_skipped: str = ""
     uncertainty: UncertaintySettings | None = None
+    compress: Compression | None = None
     name: str = "train"
     folder: Path = field(init=False)
 
@@ -120,6 +124,7 @@ class TrainingStage(Stage):
                 # a member beyond those of the iteration before (model_num was raised) starts from scratch
                 init_model=self.init_models[member] if member < len(self.init_models) else None,
                 uncertainty=self.uncertainty,
+                compress=self.compress,
             )
             if self.skip_training:
                 self._take_over(folder, self.init_models[member])
@@ -134,7 +139,7 @@ class TrainingStage(Stage):
         return tasks
 
     def _take_over(self, folder: Path, model: Path) -> None:
-        copies = {self.trainer.model_file: model}
+        copies = self.trainer.taken_over(model)
         if self.uncertainty is not None:
             known = known_errors(self.trainer, model, self.uncertainty.kind, self.why_skipped)
             copies |= {name: model.parent / name for name in known.files}
@@ -185,6 +190,11 @@ class TrainingStage(Stage):
             outputs=outputs,
             facts=facts,
         )
+
+
+def compression(strategy: Strategy) -> Compression | None:
+    """What a training is to do with its model at the end."""
+    return Compression(strategy.compress_order, strategy.compress_dx) if strategy.compress else None
 
 
 def training_folder(place: Place) -> Path:

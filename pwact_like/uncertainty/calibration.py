@@ -9,12 +9,17 @@ With e_a = |F_pred − F_label| and Gaussian components, −ln L = Σ_a w_a·(3/
 ratio r = s²/α² the best α² is the weighted mean of e²/(v + r), so the fit has one dimension left, and at its optimum the
 mean of z² = e²/σ² is exactly 1. Source: a scale by maximum likelihood is Musil et al., J. Chem. Theory Comput. 15, 906 (2019),
 for a committee and Bigi et al., arXiv 2403.02251, for hᵀPh; the noise term and the search are our own.
+
+A variance from n draws of the weights is itself an estimate, v = u·χ²_ν/ν with 1 to 3 degrees of freedom ν a draw. Fitted as it
+is, α² comes out too small (errors in a regressor attenuate its slope: 0.35 to 0.6 of the truth for four draws), and hot errors
+are understated. So α² is always that of u: it is fitted to variances of many draws, brought together by as much as they still
+scatter (``scatter``), and `few_draws.for_draws` says by what few draws must be multiplied when they are used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -22,16 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pwact_like.errors import DataError
+from pwact_like.uncertainty.scale_fit import BROKEN_Z2, FEW_PAIRS, MOST_NOISE, best_ratio, bootstrap, brought_together, grid_of, screen
 from pwact_like.uncertainty.table import COMMITTEE, KPU
 
-MOST_NOISE = 0.9  # share of the mean squared error that s² may take: without a limit σ could be the same for every frame
-FEW_PAIRS = 30  # below that the note says so
-_PER_DECADE = 4  # grid points of the search in r: the likelihood's features are no narrower than a decade
-_ONE_ERROR = 0.5  # in ln L: as far as one standard error goes
-_MEDIAN_Z2 = 0.788658  # median of χ²₃/3
-_BROKEN_Z2 = 400.0  # an error over 20 σ is no error of a model: the label or the pairing is broken
-_ROUND_OFF_EV_PER_ANG = 1e-9
-_ROUND_OFF_VARIANCE = 1e-24  # of the median: (1e-12)², a derivative that is zero but for rounding
+LEAST_NOISE_EV_PER_ANG = 1e-6
+"""s is never below it: programs write forces with six to eight decimals."""
+
+_ROUNDED_EV_PER_ANG = 1e-8  # errors up to here are those of labels with eight decimals: they tell nothing of a model
+HELD_VARIANCE = 1e-8  # of the median, and
+_HELD_ERROR = 1e-3  # of the median: far below on both counts, a force that symmetry forbids
+_ROUNDS = 30  # of recalibrate; each is closer by a factor of some ten
 
 Array = NDArray[np.float64]
 
@@ -116,11 +121,14 @@ class Pairs:
         Shape (n,), eV/Å: |F_pred − F_label|.
     frame
         Shape (n,): any integers that tell the frames apart. Frames, not atoms, are independent of each other.
+    scatter
+        Variance of ln(variance) about what infinitely many draws would give, as far as it differs between atoms; 0: exact.
     """
 
     variance: Array
     error: Array
     frame: NDArray[np.integer[Any]]
+    scatter: float = 0.0
 
     def __post_init__(self) -> None:
         _same_shape(self.variance, self.error, self.frame)
@@ -131,6 +139,7 @@ def calibrate(
     error: Array,
     frame: NDArray[np.integer[Any]] | None = None,
     *,
+    scatter: float = 0.0,
     kind: str = KPU,
     most_outliers: float = 0.05,
     n_bootstrap: int = 200,
@@ -140,7 +149,7 @@ def calibrate(
 
     Parameters
     ----------
-    variance, error, frame
+    variance, error, frame, scatter
         As in ``Pairs``; without ``frame`` there is no ``alpha2_error``.
     kind
         ``kpu`` or ``committee``.
@@ -158,18 +167,22 @@ def calibrate(
     Raises
     ------
     DataError
-        When no pair can be used: all are non-finite, all variances are zero, or all errors are zero.
+        When no pair can be used: all are non-finite, all variances are zero, or all errors are those of rounded labels (1e-8 eV/Å).
 
     Notes
     -----
+    Atoms whose force symmetry forbids (in perfect crystals) have neither variance nor error, but for rounding; the likelihood of
+    σ → 0 there knows no bounds, and would deny the noise everywhere. Pairs with a variance below 1e-8 *and* an error below 1e-3 of
+    the medians (over pairs with errors above 1e-6 eV/Å) are left out, and s is at least ``LEAST_NOISE_EV_PER_ANG``.
+
     Two choices where the likelihood alone is no guide: (i) no noise is taken when it explains the pairs as well to within one
     standard error (Δ ln L ≤ ½; for instance when all variances are equal), for the error that grows with the variance is the
     careful guess on hotter frames; (ii) the noise takes at most ``MOST_NOISE`` of the mean squared error, or σ would tell
     no frame from another; the note says when this limit was met.
     """
     _same_shape(variance, error, *(() if frame is None else (frame,)))
-    sets = [(variance, error, np.zeros(variance.size, dtype=np.int64) if frame is None else frame, 1.0)]
-    return _fit(sets, frame is not None, kind, most_outliers, n_bootstrap, seed)
+    pairs = Pairs(variance, error, np.zeros(variance.size, dtype=np.int64) if frame is None else frame, scatter)
+    return _fit([(pairs, 1.0)], frame is not None, kind, most_outliers, n_bootstrap, seed)
 
 
 def recalibrate(
@@ -194,7 +207,7 @@ def recalibrate(
     labelled
         For each labelling the pairs of its frames, as predicted by the model that chose them, and *that* model's calibration
         on its validation set alone. Labels that the present model has been trained on cannot test it, so what is carried over is
-        by how much its predecessor's calibrated prediction was off: each variance is multiplied by α²(then)/α²(now).
+        by how much its predecessor's calibrated prediction was off: see the notes.
     labelled_share
         Share of the whole weight that the labelled pairs get. The decision is taken between the two sets: one half each.
     most_gain
@@ -204,6 +217,12 @@ def recalibrate(
 
     Notes
     -----
+    With v' = v·α²(then)/α²(own), own the ``calibration``, the predecessor had said σ² = α²(own)·v' + s²(then) of a labelled atom. If its
+    errors outgrow that on hot frames, the present model's will: its labels are taken for draws of σ² = A·v' + s²(then), while the
+    validation pairs are those of A·v + s², with A and s² to be found. The predecessor's noise stays its own: taken for the present
+    model's, a change of s² from one training to the next would be put down to A. Since z² = e²/σ² is all that counts, a labelled
+    error enters as e²·(A·v' + s²)/(A·v' + s²(then)), and A, s² are iterated to the fixed point, where the mean of z² is 1.
+
     Frames are chosen for their predicted variance, never for their error, and the fit is of errors *given* predicted variances:
     this choice does not bias it. (What does: labels that failed to converge. And a committee's σ² is itself an estimate; of frames
     chosen for a high one, some only seemed uncertain.)
@@ -215,42 +234,53 @@ def recalibrate(
     n_labelled = sum(pairs.variance.size for pairs, _ in labelled)
     weight = labelled_share / (1.0 - labelled_share) * validation.variance.size / max(n_labelled, 1)
     weight = min(weight, most_gain) if validation.variance.size else 1.0
-    sets = [(validation.variance, validation.error, validation.frame, 1.0)]
-    for pairs, then in labelled:
-        sets.append((pairs.variance * (then.alpha2 / calibration.alpha2), pairs.error, pairs.frame, weight))
-    return _fit(sets, True, calibration.kind, most_outliers, n_bootstrap, seed)
+    found, own = calibration, calibration
+    for _ in range(_ROUNDS):
+        before = found
+        sets = [(validation, 1.0), *((_carried(pairs, then, own, before), weight) for pairs, then in labelled)]
+        found = _fit(sets, True, own.kind, most_outliers, 0, seed)
+        if math.isclose(found.alpha2, before.alpha2, rel_tol=1e-6) and math.isclose(found.noise2, before.noise2, rel_tol=1e-6):
+            break
+    return _fit(sets, True, own.kind, most_outliers, n_bootstrap, seed)
+
+
+def _carried(pairs: Pairs, then: Calibration, own: Calibration, found: Calibration) -> Pairs:
+    """A predecessor's pairs as if they were the present model's: the same z², with the present scale of variances and noise."""
+    variance = pairs.variance * (then.alpha2 / own.alpha2)
+    known = found.alpha2 * np.abs(variance)
+    ratio = (known + max(found.noise2, LEAST_NOISE_EV_PER_ANG**2)) / (known + max(then.noise2, LEAST_NOISE_EV_PER_ANG**2))
+    return replace(pairs, variance=variance, error=pairs.error * np.sqrt(ratio))
 
 
 def _fit(
-    sets: Sequence[tuple[Array, Array, NDArray[np.integer[Any]], float]],
-    frames_known: bool,
-    kind: str,
-    most_outliers: float,
-    n_bootstrap: int,
-    seed: int,
+    sets: Sequence[tuple[Pairs, float]], frames_known: bool, kind: str, most_outliers: float, n_bootstrap: int, seed: int
 ) -> Calibration:
     notes, parts, n_frames = [], [], 0
-    scale_v, scale_e2 = _scales(sets)
-    for variance, error, frame, weight in sets:
-        usable = _usable(variance, error, scale_v)
-        v, e2 = np.abs(variance[usable]) / scale_v, error[usable] ** 2 / scale_e2
-        if lost := int((~_finite(variance, error)).sum()):
+    scale_v, scale_e2 = _scales([pairs for pairs, _ in sets])
+    for pairs, weight in sets:
+        usable = _usable(pairs, scale_v, scale_e2)
+        v = brought_together(np.abs(pairs.variance[usable]) / scale_v, pairs.scatter)
+        e2 = pairs.error[usable] ** 2 / scale_e2
+        if lost := int((~_finite(pairs)).sum()):
             notes.append(f"{lost} pairs that are not finite were left out")
-        keep = _screen(v, e2, most_outliers)
+        keep = screen(v, e2, most_outliers)
         if lost := int(keep.size - keep.sum()):
             notes.append(
-                f"{lost} of {keep.size} pairs with an error over {math.sqrt(_BROKEN_Z2):g} sigma were left out: look at their labels"
+                f"{lost} of {keep.size} pairs with an error over {math.sqrt(BROKEN_Z2):g} sigma were left out: look at their labels"
             )
-        numbers = np.unique(frame[usable][keep], return_inverse=True)[1] + n_frames
+        numbers = np.unique(pairs.frame[usable][keep], return_inverse=True)[1] + n_frames
         parts.append((v[keep], e2[keep], numbers, np.full(len(numbers), weight)))
         n_frames = int(numbers.max(initial=n_frames - 1)) + 1
     v, e2, numbers, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
     if not (v.any() and e2.any()):
         raise DataError("calibration: no pair has both a variance and an error above zero; give more labels of unseen frames")
     weights = weights / weights.mean()  # ln L then counts pairs
-    grid = _grid(v, weights)
-    ratio, at_limit = _best_ratio(v, e2, weights, grid)
+    grid = grid_of(v, weights)
+    ratio, at_limit = best_ratio(v, e2, weights, grid)
     alpha2 = float(np.average(e2 / (v + ratio), weights=weights))
+    if alpha2 * ratio < (least := LEAST_NOISE_EV_PER_ANG**2 / scale_e2):
+        ratio = least / alpha2
+        alpha2 = float(np.average(e2 / (v + ratio), weights=weights))
     if at_limit:
         notes.append(
             f"noise was limited to {MOST_NOISE:.0%} of the mean squared error: on these pairs the variance hardly tells the errors apart"
@@ -258,133 +288,51 @@ def _fit(
     if len(v) < FEW_PAIRS:
         notes.append(f"pairs of {len(v)} atoms only: label at least {FEW_PAIRS} that the model has not seen")
     unit = scale_e2 / scale_v
-    calibration = Calibration(alpha2 * unit, alpha2 * ratio * scale_e2, len(v), kind=kind, note="; ".join(notes))
+    noise2 = max(alpha2 * ratio * scale_e2, LEAST_NOISE_EV_PER_ANG**2)
+    calibration = Calibration(alpha2 * unit, noise2, len(v), kind=kind, note="; ".join(notes))
     if not (_is_number(calibration.alpha2) and calibration.alpha2 > 0 and _is_number(calibration.noise2)):
         raise DataError("calibration: variances and errors are too far apart for any scale; look at the model's P and at the labels' unit")
     if not frames_known:
         return calibration
     centre = ratio or 0.03 * grid[-1]
     fine = np.geomspace(0.03 * centre, min(30.0 * centre, grid[-1]), 100)  # between its points α² moves by less than its error
-    spread = _bootstrap(v, e2, numbers, weights, np.union1d(grid, fine), n_bootstrap, seed)
+    spread = bootstrap(v, e2, numbers, weights, np.union1d(grid, fine), n_bootstrap, seed)
     return replace(calibration, n_frames=n_frames, alpha2_error=None if spread is None else spread * unit)
 
 
-def _scales(sets: Sequence[tuple[Array, Array, NDArray[np.integer[Any]], float]]) -> tuple[float, float]:
-    """Medians of the positive variances and of the positive squared errors; refuses when there is nothing to fit."""
-    variance, error = (np.concatenate([np.asarray(part[column], dtype=np.float64) for part in sets]) for column in (0, 1))
-    finite = _finite(variance, error)
-    if not finite.any():
+def _scales(sets: Sequence[Pairs]) -> tuple[float, float]:
+    """Medians of the variances and of the squared errors, where symmetry allows either; refuses when there is nothing to fit."""
+    finite = [_finite(pairs) for pairs in sets]
+    variance = np.abs(np.concatenate([pairs.variance[some] for pairs, some in zip(sets, finite, strict=True)]))
+    error = np.abs(np.concatenate([pairs.error[some] for pairs, some in zip(sets, finite, strict=True)]))
+    if not len(variance):
         raise DataError("calibration: no pair has a finite variance and a finite error; give labels of frames that the model has not seen")
-    variance, error = np.abs(variance[finite]), np.abs(error[finite])
     if not variance.any():
         raise DataError("calibration: the variance is zero for every pair: identical models, or a P that was never trained; train again")
-    if not error.any():
-        raise DataError("calibration: every error is zero; compare with labels of frames that the model has not been trained on")
-    return float(np.median(variance[variance > 0.0])), float(np.median(error[error > 0.0])) ** 2
+    if not error.max() > _ROUNDED_EV_PER_ANG:
+        raise DataError(
+            "calibration: every error is zero, to the labels' rounding: frames that the model was trained on, or perfect crystals, "
+            "whose forces symmetry forbids; compare with labels of other frames"
+        )
+    free = (error > LEAST_NOISE_EV_PER_ANG) & (variance > 0.0)
+    if not free.any():
+        free = (error > 0.0) & (variance > 0.0)
+    if not free.any():  # an error here, a variance there
+        free = np.ones(error.shape, dtype=bool)
+    return float(np.median(variance[free])) or float(variance.max()), (float(np.median(error[free])) or float(error.max())) ** 2
 
 
-def _finite(variance: Array, error: Array) -> NDArray[np.bool_]:
+def _finite(pairs: Pairs) -> NDArray[np.bool_]:
     with np.errstate(over="ignore"):
-        return np.isfinite(variance) & np.isfinite(np.square(error))
+        return np.isfinite(pairs.variance) & np.isfinite(np.square(pairs.error))
 
 
-def _usable(variance: Array, error: Array, scale_v: float) -> NDArray[np.bool_]:
-    """Finite pairs, without atoms whose force is zero by symmetry: there model and label agree to round-off and teach nothing."""
+def _usable(pairs: Pairs, scale_v: float, scale_e2: float) -> NDArray[np.bool_]:
+    """Finite pairs, without atoms whose force symmetry forbids (see `calibrate`)."""
     with np.errstate(invalid="ignore"):
-        symmetric = (np.abs(variance) <= _ROUND_OFF_VARIANCE * scale_v) & (np.abs(error) <= _ROUND_OFF_EV_PER_ANG)
-    return _finite(variance, error) & ~symmetric
-
-
-def _profile(v: Array, e2: Array, weights: Array, ratio: float) -> float:
-    """−ln L a pair, divided by 3/2, at the best scale for this ratio."""
-    sums = v + ratio
-    if sums.min() == 0.0:
-        return math.inf
-    return float(np.average(np.log(sums), weights=weights) + math.log(np.average(e2 / sums, weights=weights)))
-
-
-def _grid(v: Array, weights: Array) -> Array:
-    """Ratios to try: 0 where no variance is zero, then from far below the least variance up to the limit of the noise."""
-    highest = MOST_NOISE / (1.0 - MOST_NOISE) * float(np.average(v, weights=weights))
-    lowest = 1e-3 * float(v[v > 0.0].min(initial=highest))
-    if not v.all():
-        lowest = min(lowest, 1e-12)
-    n_points = max(2, math.ceil(_PER_DECADE * math.log10(highest / lowest)) + 1)
-    return np.concatenate([[0.0] if v.all() else [], np.geomspace(lowest, highest, n_points)])
-
-
-def _best_ratio(v: Array, e2: Array, weights: Array, grid: Array) -> tuple[float, bool]:
-    """The likeliest ratio s²/α², and whether the limit of the noise was met."""
-    costs = [_profile(v, e2, weights, ratio) for ratio in grid]
-    best = int(np.argmin(costs))
-    # ln L = −(3/2)·n·cost; equal variances make every cost equal, and then there is no noise
-    if 1.5 * len(v) * (costs[0] - costs[best]) <= _ONE_ERROR and grid[0] == 0.0:
-        return 0.0, False
-    low, high = grid[max(best - 1, 0)] or 0.1 * grid[best], grid[min(best + 1, len(grid) - 1)]
-    ratio = math.exp(_golden(lambda x: _profile(v, e2, weights, math.exp(x)), math.log(low), math.log(high)))
-    return ratio, ratio > (1.0 - 1e-6) * grid[-1]
-
-
-def _golden(cost: Callable[[float], float], low: float, high: float) -> float:
-    """Golden-section search for a minimum between ``low`` and ``high``, to 1e-9 of the interval."""
-    shrink = (math.sqrt(5.0) - 1.0) / 2.0
-    left, right = high - shrink * (high - low), low + shrink * (high - low)
-    cost_left, cost_right = cost(left), cost(right)
-    for _ in range(44):
-        if cost_left <= cost_right:
-            high, right, cost_right = right, left, cost_left
-            left = high - shrink * (high - low)
-            cost_left = cost(left)
-        else:
-            low, left, cost_left = left, right, cost_right
-            right = low + shrink * (high - low)
-            cost_right = cost(right)
-    return 0.5 * (low + high)
-
-
-def _screen(v: Array, e2: Array, most_outliers: float) -> NDArray[np.bool_]:
-    """False for pairs whose error is beyond 20 σ.
-
-    The scale comes from medians: the ratio is the one that makes ln e² − ln(v + r) scatter least around its median.
-    """
-    everything = np.ones(v.shape, dtype=bool)
-    if len(v) < FEW_PAIRS or most_outliers <= 0.0 or np.median(e2) == 0.0:
-        return everything
-    best_scatter, best_z2 = math.inf, e2
-    for ratio in _grid(v, np.ones(v.shape))[::_PER_DECADE]:
-        sums = v + ratio
-        relative = e2 / sums
-        middle = float(np.median(relative))
-        with np.errstate(divide="ignore"):
-            scatter = float(np.median(np.abs(np.log(relative) - math.log(middle))))
-        if scatter < best_scatter:
-            best_scatter, best_z2 = scatter, relative * (_MEDIAN_Z2 / middle)
-    broken = best_z2 > _BROKEN_Z2
-    return everything if broken.mean() > most_outliers else ~broken
-
-
-def _bootstrap(v: Array, e2: Array, frame: NDArray[np.int64], weights: Array, grid: Array, n_draws: int, seed: int) -> float | None:
-    """Standard error of α² over draws of whole frames: half the distance of the 16th and 84th percentiles."""
-    n_frames = int(frame.max()) + 1
-    if n_frames < 3 or n_draws < 2:
-        return None
-    # sums a frame for every ratio of the grid: a draw is then one product
-    logs, scaled = np.empty((n_frames, len(grid))), np.empty((n_frames, len(grid)))
-    for column, ratio in enumerate(grid):
-        logs[:, column] = np.bincount(frame, weights * np.log(v + ratio), n_frames)
-        scaled[:, column] = np.bincount(frame, weights * e2 / (v + ratio), n_frames)
-    counts = np.random.default_rng(seed).multinomial(n_frames, np.full(n_frames, 1.0 / n_frames), size=n_draws)
-    total = counts @ np.bincount(frame, weights, n_frames)
-    possible = total > 0.0
-    total, mean_logs, mean_scaled = total[possible, None], counts[possible] @ logs, counts[possible] @ scaled
-    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no error at all
-        costs = mean_logs / total + np.log(mean_scaled / total)
-        best = np.nanargmin(costs, axis=1)
-        if grid[0] == 0.0:
-            best[1.5 * total[:, 0] * (costs[:, 0] - costs[np.arange(len(best)), best]) <= _ONE_ERROR] = 0
-    alpha2 = (mean_scaled / total)[np.arange(len(best)), best]
-    low, high = np.percentile(alpha2, [15.865, 84.135])
-    return float(0.5 * (high - low))
+        small = np.abs(pairs.error) <= max(_HELD_ERROR * math.sqrt(scale_e2), _ROUNDED_EV_PER_ANG)
+        held = (np.abs(pairs.variance) <= HELD_VARIANCE * scale_v) & small
+    return _finite(pairs) & ~held
 
 
 def _is_number(value: object) -> bool:

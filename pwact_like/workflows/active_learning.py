@@ -24,7 +24,7 @@ from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, I
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
 from pwact_like.stages.selection import SelectionStage, levels_facts, selection_request
 from pwact_like.stages.thinning import is_thinned, thin_trajectories
-from pwact_like.stages.training import TrainingStage, refuse_no_kpu, training_folder
+from pwact_like.stages.training import TrainingStage, compression, refuse_no_kpu, training_folder
 from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
 from pwact_like.workflows.errors_known import (
     explored_by,
@@ -227,6 +227,7 @@ class Campaign:
             skip_training=bool(why_skipped),
             why_skipped=why_skipped,
             uncertainty=self._learned(iteration),
+            compress=compression(param.strategy),
         )
 
     def _suits(self, iteration: int) -> bool:

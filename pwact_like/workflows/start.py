@@ -18,7 +18,7 @@ from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import is_finished, read_manifest, write_json
 from pwact_like.stages.exploration import Run, plan_runs
 from pwact_like.stages.initial_data import DATASET_FOLDER, DATASET_KIND
-from pwact_like.stages.training import known_errors, refuse_no_kpu
+from pwact_like.stages.training import compression, known_errors, refuse_no_kpu
 from pwact_like.workflows.driver import fork
 from pwact_like.workflows.history import iteration_folders
 
@@ -121,7 +121,9 @@ def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[tuple[str, Path,
     commands = {name: "" if (section := getattr(resource, name)) is None else section.command for name in ("train", "explore", "dft")}
     trainer, explorer, labeler = trainer_for(param.train), explorer_for(param.explore), labeler_for(param.dft.labelling)
     learned = param.strategy.learned
-    training = TrainRequest(param.init_data, param.valid_data, param.test_data, param.train, seed=1, uncertainty=learned)
+    training = TrainRequest(
+        param.init_data, param.valid_data, param.test_data, param.train, seed=1, uncertainty=learned, compress=compression(param.strategy)
+    )
     if learned is not None:
         for engine in (trainer, explorer):
             yield "strategy.uncertainty", scratch, partial(refuse_no_kpu, engine)
@@ -129,6 +131,8 @@ def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[tuple[str, Path,
             yield "init_model_list", scratch, partial(known_errors, trainer, model, learned.kind, "init_model_list")
     else:
         yield "init_model_list", scratch, partial(trainer.refuse_committee, param.init_model_list)
+    for model in param.init_model_list:
+        yield "init_model_list", scratch, partial(trainer.taken_over, model)
     yield "train", scratch, partial(trainer.commands, commands["train"], training)
     if param.init_data:
         yield "train", scratch / "train", partial(trainer.write, scratch / "train", training)

@@ -151,8 +151,7 @@ class TestSevenNet(ModelContract):
 
     @pytest.fixture(autouse=True)
     def _installed(self):
-        if importlib.util.find_spec("sevenn") is None:  # an optional extra, larger than all the others: not part of CI's installation
-            pytest.skip("sevenn is not installed (the extra sevennet)")
+        require_package("sevenn", "sevennet")
 
 
 SCRIPT = """\

@@ -26,7 +26,10 @@ from lammps_support import (
     settings,
     tersoff_file,
 )
-from support import require_shared
+from support import require_deepmd, require_shared
+from test_explorers_kpu import a_request
+from test_explorers_kpu import run as run_embedded
+from test_explorers_kpu import training as training
 
 from pwact_like.data.lammps_dump import DumpIndex
 from pwact_like.engines.explorers import lammps_input
@@ -317,6 +320,20 @@ def _programs_in(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("kind", ["kpu", "relative", "kpu-committee"])
+def test_a_model_that_knows_its_errors(tmp_path, training, kind):
+    """The same table at the start structure as without LAMMPS; the levels' unit and kind are in it."""
+    request = replace(a_request(training, kind), md=replace(MD, nsteps=20, trj_freq=10))
+    explorer = LammpsExplorer(settings("embedded"))
+    assert explorer.can_kpu and not LammpsExplorer(settings(*TERSOFF)).can_kpu
+    attempt, _, status = run_task(explorer, tmp_path / "task", request)
+    assert status == 0 and explorer.outcome(attempt) == Ok()
+    table = read_table(attempt / "model_devi.out")
+    without = read_table(run_embedded(tmp_path / "without", request) / "model_devi.out")
+    assert (table.kind, table.unit) == (without.kind, without.unit) and table.steps.tolist() == [0, 10, 20]
+    assert table.value[0] == pytest.approx(without.value[0], rel=1e-6)
+
+
 # ---- the user's own inputs -----------------------------------------------------------------------------------------
 
 
@@ -438,9 +455,7 @@ def deepmd_models(folder: Path, programs: Path, count: int = 2) -> tuple[Path, .
 
 def test_the_deviation_that_deepmd_writes_is_that_of_its_models_forces(tmp_path):
     """Its out_file against the forces of each of its models along the same trajectory; a triclinic cell under pressure."""
-    programs = Path(os.environ.get("PWACT_LIKE_DEEPMD_BIN", ""))
-    if not os.environ.get("PWACT_LIKE_DEEPMD_BIN") or not (programs / "lmp").is_file():
-        pytest.skip("PWACT_LIKE_DEEPMD_BIN names no folder with DeePMD-kit's dp and lmp")
+    programs = require_deepmd("lmp")
     models = deepmd_models(tmp_path, programs)
     explorer = LammpsExplorer(settings("deepmd"))
     request = ExploreRequest(skewed(), models, replace(MD, ensemble="npt-tri", press_bar=0.0, nsteps=20), 17, None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shlex
 import shutil
@@ -14,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from labeler_contract import run_commands, start_attempt
-from trainer_contract import TrainerContract, copper
+from trainer_contract import TrainerContract, copper, run_in_process
 
-from pwact_like.cli.main import main
 from pwact_like.config.common import DataPath
 from pwact_like.config.train import Descriptor, Fitting, LabelledBefore, Optimizer, TrainSettings, UncertaintySettings
 from pwact_like.data.formats import write_frames
@@ -48,17 +45,7 @@ class TestEmbeddedTrainer(TrainerContract):
         return prediction.energy_ev, prediction.forces_ev_per_ang
 
     def execute(self, attempt: Path, commands):
-        # in this process: torch takes two seconds to load. What follows the launcher is run as a shell would
-        (command,) = commands
-        words = shlex.split(command.partition(" -m pwact_like ")[2])
-        target = words.pop()[1:] if words[-1].startswith(">") else None
-        words = [str(attempt / word) if (attempt / word).exists() and not word.startswith("-") else word for word in words]
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            status = main(words)
-        if target:
-            (attempt / target).write_text(printed.getvalue())
-        return status
+        return run_in_process(attempt, commands)
 
     def test_the_command_itself_in_a_folder_with_spaces(self, tmp_path, data):
         trainer, request = self.trainer(), self.request(data, epochs=1)

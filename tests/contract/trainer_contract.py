@@ -6,6 +6,9 @@ must beat the prediction of no forces at all.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from labeler_contract import accept, run_commands, start_attempt
 
+from pwact_like.cli.main import main
 from pwact_like.config.common import DataPath
 from pwact_like.config.train import TrainSettings
 from pwact_like.data.formats import write_frames
@@ -48,6 +52,20 @@ def errors(frames: list[Frame], predictions: list[tuple[float, np.ndarray]]) -> 
         [(predicted[1] - frame.label.forces_ev_per_ang).ravel() for frame, predicted in zip(frames, predictions, strict=True)]
     )
     return float(np.sqrt(np.mean(np.square(energy)))), float(np.sqrt(np.mean(force**2)))
+
+
+def run_in_process(attempt: Path, commands: tuple[str, ...]) -> int:
+    """Run a command of our own in this process: torch takes two seconds to load. What follows the launcher is run as a shell would."""
+    (command,) = commands
+    words = shlex.split(command.partition(" -m pwact_like ")[2])
+    target = words.pop()[1:] if words[-1].startswith(">") else None
+    words = [str(attempt / word) if (attempt / word).exists() and not word.startswith("-") else word for word in words]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = main(words)
+    if target:
+        (attempt / target).write_text(printed.getvalue())
+    return status
 
 
 class TrainerContract:

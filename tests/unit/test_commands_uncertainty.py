@@ -73,10 +73,35 @@ def test_calibration_makes_z_squared_one_on_its_own_frames(committee) -> None:
     summary = json.loads((committee / "uncertainty.json").read_text())
     knowledge = read_knowledge(committee / "kpu.pt", read_model(committee / "model.pt")[0])
     sigma = knowledge.calibration.sigma(knowledge.pairs.variance)
-    assert np.mean((knowledge.pairs.error / sigma) ** 2) == pytest.approx(1.0, abs=0.05)
+    # six members tell a variance to a third at best, and these are 40 atoms
+    assert np.mean((knowledge.pairs.error / sigma) ** 2) == pytest.approx(1.0, abs=0.35)
     assert 0.0 < summary["lower_ev_per_ang"] < summary["upper_ev_per_ang"]
     assert summary["validation_frames"] == len(VALID) and summary["members"] == list(knowledge.members)
     assert summary["calibration"]["alpha2"] == knowledge.calibration.alpha2
+
+
+def test_exact_kpu_and_draws_have_calibrations_of_their_own(committee) -> None:
+    """Found by an attack: `--exact` took the scale of six members, whose variances scatter by a third and more."""
+    model, _ = read_model(committee / "model.pt")
+    knowledge = read_knowledge(committee / "kpu.pt", model)
+    assert len(knowledge.reference) == 64 and len(knowledge.samples) == 6
+    # centred draws of six: five times one to three degrees of freedom, so u/v is 1.15 to 1.7 in the mean, and one scale shared by all
+    factor = knowledge.calibration.alpha2 / knowledge.exact_calibration.alpha2
+    few, exact = (SelfAware(model, knowledge, exact=wanted) for wanted in (False, True))
+    assert few.calibration == knowledge.calibration and exact.calibration == knowledge.exact_calibration
+    z2 = {"few": [], "exact": []}
+    truth, by_six = [], []
+    for frame in VALID:
+        said = Committee([model])
+        error = np.linalg.norm(said.compute(frame.atoms).forces[0] - frame.label.forces_ev_per_ang, axis=1)
+        geometry = said.geometry(frame.atoms)
+        for name, aware in (("few", few), ("exact", exact)):
+            z2[name].append(error**2 / aware.sigma(geometry) ** 2)
+        truth.append(exact.variances(geometry).force)
+        by_six.append(few.variances(geometry).force)
+    assert np.mean(np.concatenate(z2["exact"])) == pytest.approx(1.0, abs=0.1)
+    assert np.mean(np.concatenate(z2["few"])) == pytest.approx(1.0, abs=0.35)
+    assert factor == pytest.approx(np.mean(np.concatenate(truth) / np.concatenate(by_six)), rel=0.25)
 
 
 @pytest.mark.parametrize("posterior", ["laplace", "filter", "last-layer"])
@@ -264,7 +289,8 @@ def test_eval_judges_all_kinds_alike(tmp_path, committee, other, hot, capsys) ->
     saved = json.loads(prefix.with_name("hot.json").read_text())
     for name, quality in said["uncertainty"].items():
         # calibrated on the very frames that are judged: only then must the mean of z² be 1
-        assert quality["z_variance"] == pytest.approx(1.0, abs=1e-6) and quality["n_frames"] == len(HOT)
+        close = 1e-6 if name.startswith("committee") else 0.15  # few draws are so far as they scatter
+        assert quality["z_variance"] == pytest.approx(1.0, abs=close) and quality["n_frames"] == len(HOT)
         assert saved[name]["calibration"]["alpha2"] > 0.0
     with np.load(prefix.with_name("hot.npz")) as arrays:
         assert sorted({name.rpartition(".")[2] for name in arrays.files}) == ["error", "frame", "sigma"]

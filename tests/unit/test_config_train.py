@@ -198,3 +198,35 @@ def test_elements():
             atomic_number(wrong)
     ase = pytest.importorskip("ase.data")
     assert tuple(ase.chemical_symbols[1:]) == SYMBOLS
+
+
+@pytest.mark.parametrize("engine", ["chgnet", "nep", "mace"])
+def test_engines_with_a_model_of_their_own_have_adam_and_say_what_is_idle(tmp_path, engine):
+    settings, notes = load(tmp_path, engine=engine, atom_type="Si", Rmax=5.0, optimizer={"epochs": 3, "block_size": 100})
+    assert settings.engine == engine and settings.optimizer.name == "ADAM"
+    assert any(f"rmax: the engine {engine} has a model of its own" in note for note in notes)
+    assert any("ADAM does not use block_size" in note for note in notes)
+
+
+def test_the_section_of_another_engine_is_named(tmp_path):
+    settings, notes = load(tmp_path, engine="nep", atom_type="Si", nep={"cutoff": [6, 4]}, chgnet={"spread": 0.0})
+    assert settings.nep.cutoff == (6.0, 4.0)
+    assert any("only the engine chgnet uses this; the training engine is nep" in note for note in notes)
+    assert "lambda_e" in " ".join(problems(tmp_path, engine="nep", atom_type="Si", nep={"lambda_e": -1.0}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "explore", "words"),
+    [
+        ("mace", "pwact-like", "running the models of MACE (mace_run_train) in the embedded MD"),
+        ("nep", "pwact-like", "running the models of NEP by torchnep in the embedded MD"),
+        ("chgnet", "pwact-like", ""),
+    ],
+)
+def test_an_explorer_that_cannot_run_the_models_is_told_before_the_training(tmp_path, engine, explore, words):
+    settings = run_files(tmp_path)
+    settings["train"] = {"engine": engine, "atom_type": ["Si"]}
+    param = write(tmp_path, "param.json", settings)
+    resource = write(tmp_path, "resource.json", {"train": {"command": "mace_run_train"}, "explore": {"command": explore}})
+    notes = [note for note in load_run(param, resource, tmp_path).notes if "explore: running" in note]
+    assert (words in notes[0] if words else not notes) and (not words or "run refuses it" in notes[0])

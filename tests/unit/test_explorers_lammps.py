@@ -13,6 +13,7 @@ from ase.build import bulk
 from config_files import run_files, write
 from lammps_support import settings
 
+from pwact_like.cli.main import main
 from pwact_like.config.load import load_run
 from pwact_like.engines.explorers import lammps_command, lammps_finish, lammps_restart
 from pwact_like.engines.explorers.lammps import LammpsExplorer
@@ -62,6 +63,7 @@ def test_the_input_by_keywords(tmp_path, ensemble, press, fix):
         "boundary p p p",
         "neigh_modify delay 10",
         "mass 1 15.999",
+        "atom_modify map yes",
         "pair_style deepmd model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out",
         "pair_coeff * * O Si",
         'if "${pwl_resumed} == 0" then "velocity all create 300.0 17 mom yes rot no dist gaussian"',
@@ -476,3 +478,14 @@ def test_the_pair_style_follows_the_trainer(tmp_path):
     files["explore"]["lmps_pair"] = "deepmd"
     with pytest.raises(InputError, match="deepmd cannot read the models of the embedded trainer"):
         load(resource)
+
+
+def test_check_looks_into_the_pair_lines_and_the_own_inputs(tmp_path, capsys):
+    files = run_files(tmp_path)
+    resource = write(tmp_path, "resource.json", {"explore": {"command": "lmp"}})
+    write(tmp_path, "bad.in", "read_data x\nminimize 1 1 1 1\nrun 5\n")
+    files["explore"] |= {"lmps_pair": "depmd", "lmps_in": "bad.in", "md_jobs": [{"sys_idx": 0, "lmps_in_idx": 0}]}
+    arguments = ["check", str(write(tmp_path, "param.json", files)), str(resource), "--work-dir", str(tmp_path)]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "depmd: neither a known name" in said and f"{tmp_path / 'bad.in'}: line 2: minimize" in said

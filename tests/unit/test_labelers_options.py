@@ -216,11 +216,11 @@ def test_nve_conserves_the_energy(tmp_path):
 
 
 def test_registry_names_the_cure():
-    with pytest.raises(NotAvailableError, match="known but not built yet; built: ase, bigmodel, cp2k, pwmat, vasp, xtb"):
-        labeler_for(LabelSettings(dft_style="dftb"))
+    with pytest.raises(NotAvailableError, match=r"no engine 'gaussian' .*; built: ase, bigmodel, cp2k, dftb, pwmat, qe, vasp, xtb"):
+        labeler_for(LabelSettings(dft_style="gaussian"))
     assert isinstance(labeler_for(LabelSettings(dft_style="XTB")), XtbLabeler)
     assert availability("labeler", "xtb") == ""
-    assert "not built yet" in availability("labeler", "dftb")
+    assert "no engine" in availability("labeler", "gaussian")
 
 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch, tmp_path):

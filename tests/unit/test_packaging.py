@@ -121,7 +121,7 @@ def test_every_dependency_is_pinned_within_its_range():
     from packaging.requirements import Requirement
 
     requirements = [*PROJECT["dependencies"], *(item for extra in PROJECT["optional-dependencies"].values() for item in extra)]
-    assert set(PROJECT["optional-dependencies"]) == {"torch", "xtb", "chgnet", "sevennet", "report", "lammps", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"torch", "xtb", "chgnet", "sevennet", "report", "export", "lammps", "dev"}
     for text in requirements:
         requirement = Requirement(text)
         version = pins()[re.sub(r"[-_.]+", "-", requirement.name).lower()]

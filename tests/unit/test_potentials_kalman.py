@@ -244,23 +244,87 @@ def test_measured_noise_makes_the_steps_independent_of_units():
         weights = torch.zeros(7, dtype=torch.float64)
         for first in range(0, 60, 6):
             rows, targets = unit * h[first : first + 6], unit * y[first : first + 6]
-            weights += ours.update(rows, (targets - rows @ weights).tolist(), measure=lambda _, error, noise=noise: noise("force", error))
+            weights += ours.update(
+                rows, (targets - rows @ weights).tolist(), measure=lambda _, error, __, noise=noise: noise("force", error)
+            )
         found.append(weights)
     assert torch.allclose(*found, rtol=1e-9)
 
 
+def test_measured_noise_never_goes_below_what_labels_are_good_for():
+    noise = InnovationNoise({"energy": 0.1, "force": 1.0})
+    assert [noise("force", 1e-9, least=1e-3) for _ in range(30)] == [pytest.approx(1e-6)] * 30
+    assert [noise("energy", 1e-9, least=1e-3) for _ in range(30)] == [pytest.approx(1e-7)] * 30
+    assert noise("force", 0.1, least=1e-3) == pytest.approx(0.01), "large errors are their own noise"
+
+
+@pytest.mark.parametrize("first", [3, 200])
+def test_one_broken_energy_does_not_make_the_noise_of_all(first):
+    """Found by an attack: one energy of 40 that is 50 eV off, and R of every energy grew a thousandfold."""
+    generator = np.random.default_rng(1)
+    errors = 0.01 * np.abs(generator.normal(size=600))
+    plain, broken = InnovationNoise({"energy": 0.1}), InnovationNoise({"energy": 0.1})
+    for place, error in enumerate(errors):
+        expected = plain("energy", error)
+        hit = place % 40 == first % 40 and place >= first
+        found = broken("energy", 6.0 if hit else error)
+        if hit:
+            assert found == pytest.approx(0.1 * 36.0), "its own noise is as large as it is"
+        elif place > 25:
+            assert found == pytest.approx(expected, rel=0.35)
+    # forces have no gate: those of perfect crystals are zero, and the others are no outliers for that
+    forces = InnovationNoise({"force": 1.0})
+    for error in [0.0] * 30 + [1.0]:
+        forces("force", error)
+    assert forces("force", 0.0) == pytest.approx(1.0 / 32.0)
+
+
+def test_an_error_that_p_expects_is_no_outlier():
+    """A frame from where the data have not been yet: P predicts a large variance for it, and it counts as any other."""
+    for spread, counted in ((0.0, False), (1.0, True)):
+        noise = InnovationNoise({"energy": 1.0})
+        for _ in range(30):
+            noise("energy", 0.01)
+        noise("energy", 3.0, spread)
+        assert (noise("energy", 0.01) > 0.1) == counted
+
+
 @pytest.mark.parametrize("starts", [(0, 9), (0, 4, 9)])
-def test_the_pull_goes_back_by_p_times_the_prior_s_precision(starts):
-    """It adds −P Λ₀ (θ − θ₀), P before the step, and changes nothing else; no observation in a direction: straight back."""
-    plain, pulled = (KalmanFilter(BlockLayout(starts), torch.full((9,), 2.0, dtype=torch.float64), FOREVER) for _ in range(2))
+@pytest.mark.parametrize("ceiling", [2.0, float("inf")])
+def test_the_pull_goes_back_as_the_prior_s_precision_says(starts, ceiling):
+    """It takes (1 + τP)⁻¹τP of the way, P before the step (τP where that is short), and changes nothing else."""
+    memory, precision = Memory(1.0, 1.0, ceiling), 0.05
+    plain, pulled = (KalmanFilter(BlockLayout(starts), torch.full((9,), 2.0, dtype=torch.float64), memory) for _ in range(2))
+    unit = torch.eye(9, dtype=torch.float64)
     for number in range(3):
         rows, way = normal(4, 9, seed=number), normal(9, seed=10 + number)
         p = full(plain)
-        steps = plain.update(rows, [0.3] * 4), pulled.update(rows, [0.3] * 4, pull=(way, 0.05))
-        assert torch.allclose(steps[1], steps[0] - 0.05 * (p @ way), atol=1e-13)
+        back = precision * (p @ way) if ceiling == 2.0 else torch.linalg.solve(unit + precision * p, precision * (p @ way))
+        steps = plain.update(rows, [0.3] * 4), pulled.update(rows, [0.3] * 4, pull=(way, precision))
+        assert torch.allclose(steps[1], steps[0] - back, atol=1e-7 if ceiling > 2.0 else 1e-13)
         assert torch.allclose(full(plain), full(pulled), atol=1e-14)
     never_seen = torch.zeros((3, 9), dtype=torch.float64)
     away = torch.zeros(9, dtype=torch.float64)
     away[5] = 1.0
-    fresh = KalmanFilter(BlockLayout(starts), torch.full((9,), 2.0, dtype=torch.float64), FOREVER)
-    assert torch.allclose(fresh.update(never_seen, [0.0] * 3, pull=(away, 0.05)), -0.1 * away)
+    fresh = KalmanFilter(BlockLayout(starts), torch.full((9,), 2.0, dtype=torch.float64), memory)
+    share = 0.1 if ceiling == 2.0 else 0.1 / 1.1
+    assert torch.allclose(fresh.update(never_seen, [0.0] * 3, pull=(away, precision)), -share * away)
+
+
+@pytest.mark.parametrize("per_epoch", [1, 2, 4])
+@pytest.mark.parametrize("prior", [0.1, 3.0])
+def test_many_passes_over_few_data_end_at_the_documented_prior(per_epoch, prior):
+    """Linear, four observations of six weights: the minimum of Σ(y − hθ)²/R + τ|θ − θ₀|², however short an epoch is.
+
+    Found by an attack: for epochs of few steps the pull was cut to a fifth of the way.
+    """
+    h, y, start = normal(4, 6, seed=1), normal(4, seed=2), normal(6, seed=3)
+    expected = start + torch.linalg.solve(h.t() @ h / 0.5 + prior * torch.eye(6, dtype=torch.float64), h.t() @ (y - h @ start) / 0.5)
+    ours = KalmanFilter(BlockLayout((0, 6)), torch.full((6,), 1.0, dtype=torch.float64), Memory(1.0, 1.0, 5.0))
+    weights, size = start.clone(), 4 // per_epoch
+    for _ in range(300):
+        for first in range(0, 4, size):
+            rows = h[first : first + size]
+            errors = (y[first : first + size] - rows @ weights).tolist()
+            weights += ours.update(rows, errors, noise=[0.5] * size, pull=(weights - start, prior / per_epoch))
+    assert float((weights - expected).norm()) < 0.05 * float((expected - start).norm())

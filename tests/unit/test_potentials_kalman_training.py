@@ -23,7 +23,7 @@ from pwact_like.potentials.deep_potential import DeepPotential, descriptors  # n
 from pwact_like.potentials.modelfile import read_model  # noqa: E402
 from pwact_like.potentials.observations import draw_groups, gradients_of, observe  # noqa: E402
 from pwact_like.potentials.optimizer import FlatParameters  # noqa: E402
-from pwact_like.potentials.steppers import KalmanStepper  # noqa: E402
+from pwact_like.potentials.steppers import KalmanStepper, noise_shares  # noqa: E402
 from pwact_like.potentials.training import train  # noqa: E402
 from pwact_like.potentials.training_set import TrainingSet  # noqa: E402
 
@@ -59,6 +59,10 @@ def test_observations_are_the_reductions_of_their_table(data, indices) -> None:
     found = observe(result, batch, settings, seed=1, step=2)
     assert [each.kind for each in found] == ["energy", "virial", "force", "force"]
     n = batch.n_atoms.numpy()
+    assert {each.n_frames for each in found} == {len(indices)}
+    # 0.1 meV/atom, 1 meV/Å, 1 meV/atom, as errors of the same scalars
+    leasts = [1e-4 * settings.pre_fac_etot, 1e-3 * settings.pre_fac_virial, *[1e-3 * settings.pre_fac_force * np.mean(1.0 / n)] * 2]
+    assert [each.least for each in found] == pytest.approx(leasts)
     d_energy = (batch.energies - result.energies[0]).detach().numpy()
     assert found[0].error == pytest.approx(np.mean(settings.pre_fac_etot * np.abs(d_energy) / n))
     d_virial = (batch.virials - result.virials[0]).detach().numpy()
@@ -162,9 +166,98 @@ def test_a_frame_of_a_lone_atom_trains_its_energy(tmp_path: Path) -> None:
 
 
 def test_forces_alone_or_energies_alone(tmp_path: Path) -> None:
-    frames = emt_frames(4, 1)
+    """What is trained alone is learnt, the other not, and as many observations are made."""
+    frames = emt_frames(8, 1)
+    rms = np.sqrt(np.mean(np.concatenate([frame.label.forces_ev_per_ang.ravel() for frame in frames]) ** 2))
+    found = {}
     for name, wanted in (("force", {"train_energy": False}), ("energy", {"train_force": False})):
-        assert train(settings_for(tmp_path, frames, **LKF, **wanted), tmp_path / name, progress=False).model.exists()
+        result = train(settings_for(tmp_path, frames, frames, epochs=12, **LKF, **wanted), tmp_path / name, progress=False)
+        found[name] = result.valid | {"observations": read_model(result.model)[1]["facts"]["observations"]}
+    assert found["energy"]["observations"] == 12 * 8
+    groups = [-(-len(frame.atoms) // 6) for frame in frames]
+    assert found["force"]["observations"] == 12 * sum(groups)
+    assert found["force"]["force_rmse_ev_per_ang"] < 0.3 * rms and found["energy"]["force_rmse_ev_per_ang"] > 0.6 * rms
+    assert found["energy"]["energy_rmse_ev_per_atom"] < 0.3 * found["force"]["energy_rmse_ev_per_atom"]
+
+
+def stepper_of(data: TrainingSet, model: DeepPotential, n_steps: int, **optimizer: object) -> tuple[KalmanStepper, FlatParameters]:
+    parameters = FlatParameters(model)
+    settings = Optimizer(**{"name": "LKF", "block_size": 10_000, "epochs": 1, **optimizer})
+    return KalmanStepper(model, settings, 1, parameters, Coordinates({}, parameters.layout), n_steps), parameters
+
+
+def test_the_final_weights_are_the_mean_of_the_last_steps(data) -> None:
+    model, frames = data
+    stepper, parameters = stepper_of(frames, model, 8, average_share=0.5)
+    seen = []
+    for number in range(8):
+        stepper.step(frames.batch([number % len(frames)]), number)
+        seen.append(parameters.values.clone())
+    stepper.finish()
+    wanted = torch.stack(seen[4:]).mean(dim=0)
+    assert torch.allclose(parameters.values, wanted, rtol=1e-12) and not torch.allclose(wanted, seen[-1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("epochs", "n_steps"), [(5, 5), (5, 10), (2, 200)])
+def test_the_prior_counts_once_an_epoch_however_short_it_is(data, epochs, n_steps, monkeypatch) -> None:
+    model, frames = data
+    stepper, parameters = stepper_of(frames, model, n_steps, epochs=epochs, kalman_prior=1.0, p0_weight=0.5)
+    start, pulls = parameters.values.clone(), []
+    update = stepper.filter.update
+    monkeypatch.setattr(stepper.filter, "update", lambda *rest, pull, **named: pulls.append(pull) or update(*rest, pull=pull, **named))
+    for number in range(3):
+        before = parameters.values.clone()
+        stepper.step(frames.batch([0]), number)
+        way, precision = pulls[-1]
+        assert precision == pytest.approx(1.0 / (0.5 * n_steps / epochs))
+        if number == 0:
+            assert float((before - start).norm()) == 0.0
+    assert torch.allclose(way, parameters.values - start) and float(way.norm()) > 0.0
+
+
+def test_shares_of_the_noise_follow_the_prefactors() -> None:
+    assert noise_shares(Optimizer(name="LKF")) == {"energy": 0.1, "force": 1.0, "virial": 1.0, "atomic": 1.0}
+    other = noise_shares(Optimizer(name="LKF", pre_fac_etot=2.0, pre_fac_force=1.0, pre_fac_virial=4.0, pre_fac_ei=0.0))
+    assert other == pytest.approx({"energy": 0.025, "force": 4.0, "virial": 0.0625})
+
+
+@pytest.mark.parametrize("kind", ["energy", "force"])
+@pytest.mark.parametrize("indices", [[0], [0, 1, 2]])
+def test_fixed_noise_is_the_fields_update(data, kind, indices) -> None:
+    """RLEKF written out for a batch: H a sum over its frames, e √B times their mean, R = 1 (Hu et al.)."""
+    model, frames = data
+    wanted = {"train_energy": kind == "energy", "train_force": kind == "force", "nselect": 100, "groupsize": 100}
+    stepper, parameters = stepper_of(frames, model, 9, kalman_noise="fixed", kalman_lambda=0.98, p0_weight=0.3, average_share=0.0, **wanted)
+    h, errors, weights = torch.zeros_like(parameters.values), [], list(model.parameters())
+    for index in indices:
+        batch = frames.batch([index])
+        said, n = model(batch.geometry), int(batch.n_atoms)
+        if kind == "energy":
+            delta, value, factor = batch.energies - said.energies[0], said.energies[0], 1.0 / n
+        else:
+            delta, value, factor = (batch.forces - said.forces[0]).reshape(-1), said.forces[0].reshape(-1), 2.0 / n / (3 * n)
+        gradient = torch.autograd.grad((torch.sign(delta.detach()) * value).sum(), weights, allow_unused=True)
+        h += factor * torch.cat([(torch.zeros_like(w) if g is None else g).reshape(-1) for g, w in zip(gradient, weights, strict=True)])
+        errors.append(factor * float(delta.detach().abs().sum()))
+    expected = len(indices) ** 0.5 * np.mean(errors) * 0.3 * h / (0.98 + 0.3 * float(h @ h))
+    before = parameters.values.clone()
+    parameters.gradient.zero_()
+    stepper.step(frames.batch(indices), 0)
+    torch.testing.assert_close(parameters.values - before, expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.slow
+def test_one_broken_energy_does_not_spoil_the_others(tmp_path: Path) -> None:
+    """Found by an attack: +50 eV on one frame of 40."""
+    frames, valid = emt_frames(40, 1), emt_frames(20, 2)
+    found = {}
+    for name, shift in (("clean", 0.0), ("broken", 50.0)):
+        label = frames[7].label
+        some = [*frames[:7], Frame(frames[7].atoms, Label(label.energy_ev + shift, label.forces_ev_per_ang)), *frames[8:]]
+        (tmp_path / name).mkdir()
+        found[name] = train(settings_for(tmp_path / name, some, valid, epochs=15, **LKF), tmp_path / name / "out", progress=False).valid
+    for what, most in (("energy_rmse_ev_per_atom", 2.0), ("force_rmse_ev_per_ang", 1.2)):
+        assert found["broken"][what] < most * found["clean"][what]
 
 
 def test_warm_start_carries_weights_and_coordinates_and_begins_with_a_new_covariance(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from kpu_support import autograd_rows, geometry_of, rough_cell, rough_model, training_set  # noqa: E402
 
+from pwact_like.config.train import Optimizer  # noqa: E402
 from pwact_like.errors import DataError  # noqa: E402
 from pwact_like.potentials import posterior as module  # noqa: E402
 from pwact_like.potentials.block_matrix import BlockMatrix  # noqa: E402
@@ -27,6 +29,7 @@ from pwact_like.potentials.posterior import (  # noqa: E402
     laplace_posterior,
     residual_noise,
 )
+from pwact_like.potentials.self_knowledge import noise_of  # noqa: E402
 from pwact_like.potentials.training_set import TrainingSet  # noqa: E402
 
 MODEL = rough_model()
@@ -126,9 +129,10 @@ def test_linear_gaussian_model_gives_the_exact_bayesian_variance() -> None:
     assert found.energy == pytest.approx(expected[0], rel=1e-12)
 
 
-def test_last_layer_is_the_posterior_of_its_weights() -> None:
-    geometry, noise = geometry_of(MODEL, OTHER), Noise(0.002, 0.05)
-    whole = information(MODEL, data_of(), WHOLE, noise).blocks[0]
+@pytest.mark.parametrize("noise", [Noise(0.002, 0.05), NOISE, Noise(None, None, 0.01)], ids=["plain", "virials too", "virials alone"])
+def test_last_layer_is_the_posterior_of_its_weights(noise: Noise) -> None:
+    geometry, data = geometry_of(MODEL, OTHER), data_of(virials=True)
+    whole = information(MODEL, data, WHOLE, noise).blocks[0]
     part = BlockMatrix(BlockLayout((0, N - LAST)), [whole[LAST:, LAST:].clone()])
 
     class Restricted:
@@ -142,10 +146,10 @@ def test_last_layer_is_the_posterior_of_its_weights() -> None:
             return result
 
     expected = kpu_exact(MODEL, geometry, Restricted())
-    found = LastLayer(MODEL, data_of(), noise, tau=0.01, alpha=3.0).variances(geometry)
+    found = LastLayer(MODEL, data, noise, tau=0.01, alpha=3.0).variances(geometry)
     np.testing.assert_allclose(found.force, 9.0 * expected.force, rtol=1e-9)
     assert found.energy == pytest.approx(9.0 * expected.energy, rel=1e-9)
-    drawn = LastLayer(MODEL, data_of(), noise, tau=0.01).sample(1000, 1)  # the output layers come last among the weights
+    drawn = LastLayer(MODEL, data, noise, tau=0.01).sample(1000, 1)  # the output layers come last among the weights
     samples = torch.cat([torch.zeros((1000, LAST), dtype=torch.float64), drawn], dim=1)
     np.testing.assert_allclose(SampledKpu(MODEL, samples).variances(geometry).force, expected.force, rtol=4 * (2 / 1000) ** 0.5)
     energies_only = LastLayer(MODEL, data_of(), Noise(1.0, None)).variances(geometry)
@@ -248,6 +252,29 @@ def test_residuals_are_the_noise() -> None:
     assert found.force == pytest.approx(0.05, rel=0.15)
     assert found.virial == pytest.approx(0.01, rel=0.2)
     assert residual_noise(MODEL, data_of()).virial is None
+
+
+def test_the_noise_is_that_of_the_labels_that_were_trained_on() -> None:
+    """Found by an attack: virials were trained, and neither posterior knew of them."""
+    data = data_of(virials=True)
+    full = residual_noise(MODEL, data, virial=True)
+    for wanted in ({"train_virial": True}, {}, {"train_energy": False}, {"train_force": False, "train_virial": True}):
+        settings = Optimizer(**wanted)
+        expected = Noise(
+            full.energy if settings.train_energy else None,
+            full.force if settings.train_force else None,
+            full.virial if settings.train_virial else None,
+        )
+        assert noise_of(MODEL, data, settings) == expected
+
+
+def test_a_perfect_fit_is_not_a_perfect_label() -> None:
+    exact = []
+    for frame in data_of(virials=True).frames:
+        said = MODEL(data_of().batch([len(exact)]).geometry, virials=True)
+        labels = float(said.energies[0, 0].detach()), said.forces[0].detach().numpy(), said.virials[0, 0].detach().numpy()
+        exact.append(replace(frame, energy_ev=labels[0], forces_ev_per_ang=labels[1], virial_ev=labels[2]))
+    assert residual_noise(MODEL, TrainingSet(exact, MODEL.spec, MODEL.davg, MODEL.dstd), virial=True) == Noise(1e-4, 1e-3, 1e-3)
 
 
 def test_faults_are_named() -> None:

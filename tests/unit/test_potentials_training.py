@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from pwact_like.errors import DataError, InputError, NotAvailableError  # noqa: 
 from pwact_like.potentials import DeepPotSpec, load_model, read_model  # noqa: E402
 from pwact_like.potentials.deep_potential import DeepPotential  # noqa: E402
 from pwact_like.potentials.loss import learning_rate, loss_and_errors, prefactors  # noqa: E402
-from pwact_like.potentials.statistics import count_sel, environment_spread, reference_energies  # noqa: E402
+from pwact_like.potentials.statistics import complete, count_sel, environment_spread, reference_energies  # noqa: E402
 from pwact_like.potentials.training import train  # noqa: E402
 from pwact_like.potentials.training_set import TrainingSet, prepare_frames  # noqa: E402
 from pwact_like.units import virial_from_stress  # noqa: E402
@@ -278,6 +279,78 @@ def test_warm_start_carries_weights_statistics_and_reference_energies(tmp_path: 
     for name in before.keys() - {"header"}:
         np.testing.assert_allclose(after[name], before[name], atol=1e-6)
     assert read_model(tmp_path / "second" / "model.pt")[0].spec == read_model(tmp_path / "first" / "model.pt")[0].spec
+
+
+def shifted(frames: list[Frame], by: dict[int, float]) -> list[Frame]:
+    """With so much more energy for each atom of an element, eV."""
+    return [
+        Frame(
+            frame.atoms, Label(frame.label.energy_ev + sum(by.get(int(z), 0.0) for z in frame.atoms.numbers), frame.label.forces_ev_per_ang)
+        )
+        for frame in frames
+    ]
+
+
+@pytest.mark.parametrize("optimizer", [{"learning_rate": 1e-9, "stop_lr": 1e-9}, {"name": "LKF", "block_size": 200, "p0_weight": 1e-14}])
+def test_warm_start_completes_what_the_first_training_never_met(tmp_path: Path, optimizer: dict) -> None:
+    """Found by an attack: gold, unknown to the first data, kept the energy 0, and the model was 54 eV an atom off."""
+    shifts = {29: -3.0, 79: -54.0}
+    first = settings_for(tmp_path, shifted(emt_frames(4, 1, gold=False), shifts), **optimizer)
+    train(first, tmp_path / "first", progress=False)
+    before = arrays_of(tmp_path / "first" / "model.pt")
+    frames = shifted(emt_frames(6, 3), shifts)
+    settings = settings_for(tmp_path, frames, frames, **optimizer)
+    result = train(settings, tmp_path / "second", init_model=tmp_path / "first" / "model.pt", progress=False)
+    after = arrays_of(tmp_path / "second" / "model.pt")
+    # copper was seen: to the bit; its scaling too
+    for name in ("davg", "dstd", "energy_bias"):
+        np.testing.assert_array_equal(after[name][0], before[name][0])
+    # gold: what is left of the energies by its number of atoms, and the statistics of its own surroundings
+    n_gold = np.array([(frame.atoms.numbers == 79).sum() for frame in frames])
+    left = np.array([frame.label.energy_ev - before["energy_bias"][0] * (frame.atoms.numbers == 29).sum() for frame in frames])
+    assert after["energy_bias"][1] == pytest.approx((n_gold @ left) / (n_gold @ n_gold), rel=1e-12)
+    spec = read_model(tmp_path / "first" / "model.pt")[0].spec
+    davg, dstd = environment_spread(prepare_frames((("", frame) for frame in frames), spec), spec)
+    assert after["davg"][1] == davg[1] != 0.0 and after["dstd"][1].tolist() == dstd[1].tolist() != [0.1, 0.1]
+    assert result.valid["energy_rmse_ev_per_atom"] < 1.5
+    if "name" in optimizer:
+        assert "scaling.fitting.1.0.mean" not in before
+        np.testing.assert_array_equal(after["scaling.fitting.0.0.mean"], before["scaling.fitting.0.0.mean"])
+        # its first layer, as it was drawn, now acts on scaled inputs
+        model = read_model(tmp_path / "second" / "model.pt")[0]
+        drawn = before["fitting.1.0.weight"] / after["scaling.fitting.1.0.spread"][:, None]
+        np.testing.assert_allclose(model.fitting[1][0].weight.detach().numpy(), drawn, atol=1e-6)
+    assert "Au: new to" in (tmp_path / "second" / "train.log").read_text()
+    # once met, it is carried like the others
+    train(
+        settings_for(tmp_path, shifted(emt_frames(3, 8), {79: -99.0}), **optimizer),
+        tmp_path / "third",
+        init_model=result.model,
+        progress=False,
+    )
+    for name in ("davg", "dstd", "energy_bias"):
+        np.testing.assert_array_equal(arrays_of(tmp_path / "third" / "model.pt")[name], after[name])
+
+
+def test_warm_start_refuses_energies_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    spec = replace(SPEC, type_map=(29, 79, 46), sel=(20, 20, 20))
+    model = DeepPotential(spec, seed=1, bias=torch.tensor([-3.0, 0.0, 0.0], dtype=torch.float64))
+    model.davg[0], model.dstd[:] = 0.05, 0.1
+    cell = {"cell": [20.0] * 3, "pbc": True}
+
+    def frame(symbols: str, energy: float) -> Frame:
+        atoms = Atoms(symbols, positions=[[2.6 * index, 0.0, 0.0] for index in range(len(symbols) // 2)], **cell)
+        return Frame(atoms, Label(energy, np.zeros((len(atoms), 3))))
+
+    def ready(frames: list[Frame]) -> list:
+        return prepare_frames((("", each) for each in frames), spec)
+
+    with pytest.raises(InputError, match=r"Au and Pd are new.*one proportion only"):
+        complete(model, ready([frame("AuPd", -10.0), frame("CuAuPd", -13.0)]))
+    assert model.energy_bias.tolist() == [-3.0, 0.0, 0.0], "refused, nothing was changed"
+    assert complete(model, ready([frame("AuPd", -10.0), frame("CuAuAu", -15.0)])) == [1, 2]
+    np.testing.assert_allclose(model.energy_bias, [-3.0, -6.0, -4.0], atol=1e-12)
+    assert complete(model, ready([frame("AuPd", -99.0)])) == [], "nothing is new any more"
 
 
 def test_warm_start_from_another_shape_or_other_elements_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pwact_like.config.lammps_styles import EMBEDDED
 from pwact_like.config.train import KPU_FILE
 from pwact_like.engines.explorers.lammps_cell import data_file, lammps_frame, turn_back
 from pwact_like.engines.explorers.lammps_command import commands_of
@@ -117,6 +116,9 @@ class LammpsExplorer(Explorer):
         kpu = request.uncertainty
         if kpu is not None and not self.is_embedded:
             problems.append(Problem(where, f"{kpu.kind} needs the embedded potential", 'set explore.lmps_pair to "embedded"'))
+        elif kpu is not None and (len(request.models) > 1) != (kpu.kind == "kpu-committee"):
+            wanted = "the model and its members" if kpu.kind == "kpu-committee" else "one model"
+            problems.append(Problem(where, f"{kpu.kind} wants {wanted}, and there are {len(request.models)} models"))
         elif kpu is None and len(request.models) < 2:
             problems.append(Problem(where, "a deviation needs a committee of at least two models", "set strategy.model_num to 3 or more"))
         if len(request.atoms) < 2:
@@ -222,8 +224,29 @@ class LammpsExplorer(Explorer):
             return ""
 
 
+def check_settings(settings: Explore, command: str) -> None:
+    """Look at the pair lines, the command, and every own input that an entry of md_jobs uses, before anything runs.
+
+    Raises
+    ------
+    InputError
+        With everything that is wrong.
+    """
+    problems: list[Problem] = []
+    try:
+        style = LammpsExplorer(settings).style
+        commands_of(command, is_embedded=style.deviations == "driver", n_reruns=0, plumed=False)
+    except InputError as error:
+        problems += error.problems
+    used = {index for entry in settings.md_jobs for job in entry for index in job.lmps_in_idx}
+    for index in sorted(used):
+        try:
+            OwnInput.read(settings.lmps_in[index])
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
 def _rows(matrix: np.ndarray) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in matrix)
-
-
-__all__ = ["EMBEDDED", "LammpsExplorer"]

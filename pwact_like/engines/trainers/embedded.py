@@ -52,18 +52,14 @@ class EmbeddedTrainer(Trainer):
         NotAvailableError
             For a model or an optimizer that is not built.
         """
-        settings = request.settings
-        if settings.model_type != "DP":
-            raise NotAvailableError(f"train.model_type {settings.model_type}: the embedded trainer trains the Deep Potential only (DP)")
-        if settings.optimizer.name not in EMBEDDED_OPTIMIZERS:
-            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built; the embedded trainer has LKF and ADAM")
+        self.refuse_unbuilt(request.settings)
         if not request.train_data:
             raise InputError(Problem(str(folder / TRAIN_JSON), "there is no training data", "give init_data"))
         links: list[tuple[str, str]] = []
-        content = train_json(settings, request.seed)
+        content = self.settings_json(request.settings, request.seed)
         for kind, data in (("train", request.train_data), ("valid", request.valid_data), ("test", request.test_data)):
             if data:
-                content[f"{kind}_data"] = _linked(kind, data, links)
+                content[f"{kind}_data"] = linked_data(kind, data, links)
         if request.init_model is not None:
             links.append((INIT_MODEL, str(request.init_model.resolve())))
         learned: tuple[str, ...] = ()
@@ -81,6 +77,17 @@ class EmbeddedTrainer(Trainer):
             checkpoints=(CHECKPOINT,),
         )
 
+    def refuse_unbuilt(self, settings: TrainSettings) -> None:
+        """Refuse a model or an optimizer that the trainer has not."""
+        if settings.model_type != "DP":
+            raise NotAvailableError(f"train.model_type {settings.model_type}: the embedded trainer trains the Deep Potential only (DP)")
+        if settings.optimizer.name not in EMBEDDED_OPTIMIZERS:
+            raise NotAvailableError(f"train.optimizer {settings.optimizer.name} is not built; the embedded trainer has LKF and ADAM")
+
+    def settings_json(self, settings: TrainSettings, seed: int) -> dict[str, Any]:
+        """train.json without data."""
+        return train_json(settings, seed)
+
     def commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
         """``pwact-like train train.json``, through the user's launcher if resource.json names one."""
         start = f" --init-model {INIT_MODEL}" if request.init_model is not None else ""
@@ -95,7 +102,7 @@ class EmbeddedTrainer(Trainer):
             When the test data are of several formats or signs: ``pwact-like eval`` takes one.
         """
         links: list[tuple[str, str]] = []
-        entries = _linked("test", request.test_data, links)
+        entries = linked_data("test", request.test_data, links)
         if len({(entry.get("format"), entry.get("virial_sign")) for entry in entries}) != 1:
             raise InputError(
                 Problem("test_data", "one format and one virial_sign are needed to judge models with", "convert the data with to_pwdata")
@@ -104,7 +111,7 @@ class EmbeddedTrainer(Trainer):
 
     def judging_commands(self, command: str, request: TrainRequest) -> tuple[str, ...]:
         """``pwact-like eval model.pt DATA --json > test.json``."""
-        entries = _linked("test", request.test_data, [])
+        entries = linked_data("test", request.test_data, [])
         options = [entry["path"] for entry in entries] + ["--json"]
         if "format" in entries[0]:
             options += ["--format", shlex.quote(entries[0]["format"])]
@@ -202,7 +209,7 @@ def uncertainty_json(wanted: UncertaintySettings, links: list[tuple[str, str]]) 
     for number, before in enumerate(wanted.labelled):
         folder = f"labelled.{number:03d}"
         links += [(f"{folder}/{MODEL}", str(before.model.resolve())), (f"{folder}/{KPU_FILE}", str(before.kpu.resolve()))]
-        data = _linked(folder, before.data, links)
+        data = linked_data(folder, before.data, links)
         labelled.append({"model": f"{folder}/{MODEL}", "kpu": f"{folder}/{KPU_FILE}", "data": data})
     return {**content, **({"labelled": labelled} if labelled else {})}
 
@@ -212,7 +219,7 @@ def _member_names(wanted: UncertaintySettings) -> list[str]:
     return [f"member.{number:03d}.pt" for number in range(wanted.members)] if wanted.kind == "kpu-committee" else []
 
 
-def _linked(kind: str, data: Sequence[DataPath], links: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def linked_data(kind: str, data: Sequence[DataPath], links: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """Data entries under link names, so that no absolute path is in the input; formats are told by names, which stay."""
     entries = []
     for index, path in enumerate(data):

