@@ -37,7 +37,8 @@ from torch import Tensor
 from pwact_like.potentials.covariance import MERGE_RANK, BlockLayout, Covariance
 
 _RECENT, _FIRST = 50, 25  # observations whose median says what to expect, and from how many on it is known
-_UNEXPECTED = 100.0  # times the variance that is expected
+_UNEXPECTED, _BEYOND_P = 100.0, 25.0  # times the median of e², and times the variance that P predicts
+_GAP, _MOST_BROKEN = 9.0, 5  # between the e² of broken labels and the largest of the others; of the first 25
 
 _SHORT = 0.2  # of the way back to the prior's mean, of a weight at the ceiling: so far one step along P is as good as the solution
 _CLOSE = 1e-6  # residual of that solution, relative
@@ -70,10 +71,10 @@ class InnovationNoise:
     half the standard deviation that P predicts for it (for a share of 1), which keeps the steps in the linear range.
 
     One broken energy among many good ones would still make the mean, and with it the noise of all, as large as it likes. So of
-    the kinds that are ``gated`` an error more than ten times as large as what was expected, e² > 100·(median of the last 50 e² +
-    the variance that P predicts), does not enter the mean; of the first 25, which nothing precedes, those beyond ten times their
-    median are taken out once all are there. Forces need no gate, being many; and those of perfect crystals, zero by symmetry, would
-    make the median zero.
+    the kinds that are ``gated`` an error beyond all expectation, e² > 100·(median of the last 50 e²) + 25·(variance that P predicts),
+    does not enter the mean. The first 25, which nothing precedes and which fall as the model is learnt, are looked at once all are
+    there: up to five of them (never the first, an untrained model's) are taken out if they are beyond ten times the median and three
+    times every other. Forces need no gate, being many; and those of perfect crystals, zero by symmetry, would make the median zero.
 
     Parameters
     ----------
@@ -108,21 +109,30 @@ class InnovationNoise:
         seen = self._seen[place]
         if kind not in self._gated or self._is_expected(place, square, spread):
             count = float(seen[0]) + 1.0
-            seen[1] += (square - float(seen[1])) / min(count, self._window)
-            seen[0] = count
+            seen[0], seen[1] = count, float(seen[1]) + (square - float(seen[1])) / min(count, self._window)
         if kind in self._gated and int(self._met[place]) == _FIRST:
-            first = self._recent[place, :_FIRST]
-            good = first[first <= _UNEXPECTED * first.median()]
-            seen[0], seen[1] = float(len(good)), float(good.mean())
+            n_broken, total = self._broken(self._recent[place, :_FIRST])
+            if n_broken:
+                seen[0], seen[1] = float(_FIRST - n_broken), (float(seen[1]) * _FIRST - total) / (_FIRST - n_broken)
         return self._shares[kind] * max(float(seen[1]), square, least * least)
 
     def _is_expected(self, place: int, square: float, spread: float) -> bool:
         met = int(self._met[place])
         known = self._recent[place, : min(met, _RECENT)]
-        expected = met < _FIRST or square <= _UNEXPECTED * (float(known.median()) + spread)
+        expected = met < _FIRST or square <= _UNEXPECTED * float(known.median()) + _BEYOND_P * spread
         self._recent[place, met % _RECENT] = square
         self._met[place] += 1.0
         return expected
+
+    @staticmethod
+    def _broken(squares: Tensor) -> tuple[int, float]:
+        """How many of the first observations are those of broken labels, and the sum of their e²."""
+        falling = squares[1:].sort(descending=True).values
+        for count in range(_MOST_BROKEN, 0, -1):
+            least, next_one = float(falling[count - 1]), float(falling[count])
+            if least > max(_UNEXPECTED * float(squares.median()), _GAP * next_one):
+                return count, float(falling[:count].sum())
+        return 0, 0.0
 
     def state(self) -> dict[str, Tensor]:
         """Everything, to the bit."""
@@ -260,17 +270,16 @@ class KalmanFilter:
         for number, part in enumerate(self.layout.slices()):
             kept[part] = columns[part] @ torch.from_numpy(mixing[number]).to(columns)
             step[part] = columns[part] @ torch.from_numpy(weights[number]).to(columns)
-        step = covariance.scaled(step.unsqueeze(1)).squeeze(1)
-        if pull is not None and back is not None:
-            step -= self._way_back(covariance.scaled(back).squeeze(1), pull[1])
+        if pull is None or back is None or pull[1] * self.memory.ceiling <= _SHORT:
+            step = covariance.scaled(step.unsqueeze(1) if back is None else step.unsqueeze(1) - back).squeeze(1)
+        else:
+            step = covariance.scaled(step.unsqueeze(1)).squeeze(1) - self._way_back(covariance.scaled(back).squeeze(1), pull[1])
         covariance.push(kept)
         self._forget(forgotten)
         return step.to(gradients.dtype)
 
     def _way_back(self, straight: Tensor, precision: float) -> Tensor:
-        """(1 + τP)⁻¹ b for b = τP times the way, by conjugate gradients; b itself where it is short."""
-        if precision * self.memory.ceiling <= _SHORT:
-            return straight
+        """(1 + τP)⁻¹ b for b = τP times the way, by conjugate gradients."""
         x = torch.zeros_like(straight)
         residual = straight.clone()
         direction = straight.clone()

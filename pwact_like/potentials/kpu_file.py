@@ -64,7 +64,7 @@ class Knowledge:
     facts
         More, for people: prior, frames, seconds.
     exact
-        What is in force for exact variances; None: ``calibration``.
+        What is in force for exact variances; None (files of older versions, which knew the draws in use only): ``calibration``.
     many
         (64, n_weights) other draws of N(0, P), to compare labels with; None: ``samples``.
     """
@@ -146,8 +146,6 @@ def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
     try:
         if header["model"] != parameters_digest(model):
             raise AnotherModelsError(f"{path}: this is another model's uncertainty; give the kpu.pt that the model's own training left")
-        if "exact_calibration" not in header:
-            raise DataError(f"{path}: written by an older pwact_like, which calibrated the draws of the weights only; train again")
         return Knowledge(
             posterior=header["posterior"],
             samples=torch.from_numpy(arrays["samples"]),
@@ -161,7 +159,7 @@ def read_knowledge(path: Path, model: DeepPotential) -> Knowledge:
             factor=float(header["factor"]),
             member_digests=tuple(header.get("member_digests", ())),
             facts=header["facts"],
-            exact=Calibration.from_dict(header["exact_calibration"]),
+            exact=Calibration.from_dict(header["exact_calibration"]) if "exact_calibration" in header else None,
             many=torch.from_numpy(arrays["reference"]) if "reference" in arrays else None,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -229,6 +227,8 @@ class SelfAware:
                 f"{where}: it holds draws of the covariance and not the covariance itself, so KPU can be sampled only; "
                 "train with uncertainty.keep_covariance true for exact KPU"
             )
+        if exact and knowledge.exact is None:
+            raise DataError(f"{where}: written by an older pwact_like, which calibrated its draws only; train again for exact KPU")
         self._exact = None
         if exact and knowledge.covariance is not None:
             coordinates = Coordinates(scalings_from(knowledge.scalings), parameter_layout(model)) if knowledge.scalings else None

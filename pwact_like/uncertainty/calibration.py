@@ -11,7 +11,7 @@ mean of z² = e²/σ² is exactly 1. Source: a scale by maximum likelihood is Mu
 for a committee and Bigi et al., arXiv 2403.02251, for hᵀPh; the noise term and the search are our own.
 
 A variance from n draws of the weights is itself an estimate, v = u·χ²_ν/ν with 1 to 3 degrees of freedom ν a draw. Fitted as it
-is, α² comes out too small (errors in a regressor attenuate its slope: 0.35 to 0.6 of the truth for four draws), and hot errors
+is, α² comes out too small (errors in a regressor attenuate its slope: 0.15 to 0.9 of the truth for four draws), and hot errors
 are understated. So α² is always that of u: it is fitted to variances of many draws, brought together by as much as they still
 scatter (``scatter``), and `few_draws.for_draws` says by what few draws must be multiplied when they are used.
 """

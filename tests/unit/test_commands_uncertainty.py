@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,14 @@ def test_calibration_makes_z_squared_one_on_its_own_frames(committee) -> None:
     assert 0.0 < summary["lower_ev_per_ang"] < summary["upper_ev_per_ang"]
     assert summary["validation_frames"] == len(VALID) and summary["members"] == list(knowledge.members)
     assert summary["calibration"]["alpha2"] == knowledge.calibration.alpha2
+
+
+def test_a_file_without_a_calibration_of_its_own_gives_no_exact_kpu(committee) -> None:
+    model, _ = read_model(committee / "model.pt")
+    older = replace(read_knowledge(committee / "kpu.pt", model), exact=None, many=None)
+    assert SelfAware(model, older).calibration == older.calibration == older.exact_calibration and older.reference is older.samples
+    with pytest.raises(DataError, match="calibrated its draws only"):
+        SelfAware(model, older, exact=True)
 
 
 def test_exact_kpu_and_draws_have_calibrations_of_their_own(committee) -> None:
