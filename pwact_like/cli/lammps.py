@@ -80,7 +80,14 @@ def _end(folder: Path, task: LmpTask, status: int, ended: str) -> None:
         from pwact_like.engines.explorers.lammps_replay import replay
 
         ended = replay(folder, task) or ended
-    result = finish(folder, task, ended)
+    note = ""
+    if task.exported:
+        from pwact_like.engines.explorers.lammps_replay import slots_note
+
+        note = slots_note(folder, task)
+    result = finish(folder, task, ended, note)
     print(f"{folder}: {result.frames} of {result.frames_planned} frames, last step {result.step} of {task.nsteps}")
     if result.ended:
         print(f"ended early, {result.ended}")
+    if result.note:
+        print(result.note)

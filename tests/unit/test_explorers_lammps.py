@@ -15,7 +15,7 @@ from lammps_support import settings
 
 from pwact_like.cli.main import main
 from pwact_like.config.load import load_run
-from pwact_like.engines.explorers import lammps_command, lammps_convert, lammps_finish, lammps_restart
+from pwact_like.engines.explorers import lammps_command, lammps_convert, lammps_finish, lammps_replay, lammps_restart
 from pwact_like.engines.explorers.lammps import LammpsExplorer
 from pwact_like.engines.explorers.lammps_cell import data_file, to_lower, turn_back
 from pwact_like.engines.explorers.lammps_own import OwnInput
@@ -23,6 +23,7 @@ from pwact_like.engines.explorers.lammps_pair import pair_style
 from pwact_like.engines.explorers.lammps_script import Variables, parse_script, split_words
 from pwact_like.engines.explorers.lammps_task import LmpTask
 from pwact_like.engines.explorers.md_files import MdResult
+from pwact_like.engines.explorers.potential import Assessment, Deviation
 from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, MdSettings
 from pwact_like.errors import InputError, JobError, NotAvailableError, OutOfTimeError
 from pwact_like.time_limit import STOP_FILE_VARIABLE
@@ -599,3 +600,76 @@ def test_check_looks_into_the_pair_lines_and_the_own_inputs(tmp_path, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert "depmd: neither a known name" in said and f"{tmp_path / 'bad.in'}: line 2: minimize" in said
+
+
+# ---- our uncertainty over a finished trajectory -----------------------------------------------------------------------
+
+
+def replayed(folder: Path, positions: dict[int, np.ndarray], monkeypatch, **changes) -> tuple[str, LmpTask]:
+    """A trajectory of two atoms whose uncertainty is told by their distance."""
+
+    class Potential:
+        kind, unit = "kpu", "eV/Ang"
+
+        def assess(self, atoms):
+            distance = atoms.get_distance(0, 1)
+            return Assessment(0.0, np.zeros((2, 3)), np.zeros((3, 3)), Deviation((distance, distance / 2, distance / 4)))
+
+    monkeypatch.setattr(lammps_replay, "potential_for", lambda models, uncertainty: Potential())
+    head = "ITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS ff ff ff\n0 90\n0 90\n0 90\nITEM: ATOMS id type element xu yu zu fx fy fz\n"
+    frames = (f"ITEM: TIMESTEP\n{step}\n{head}1 1 Si 1 1 1 0 0 0\n2 1 Si 1 1 {1 + place} 0 0 0\n" for step, place in positions.items())
+    (folder / "traj.lammpstrj").write_text("".join(frames))
+    run = task(deviations="replay", exported=True, boundary=False, models=("model.000.pt",), **changes)
+    return lammps_replay.replay(folder, run), run
+
+
+def test_every_frame_gets_our_uncertainty_after_the_run(tmp_path, monkeypatch):
+    (tmp_path / "lmp_devi.out").write_text(DEEPMD)  # of an attempt whose trajectory was begun anew
+    ended, run = replayed(tmp_path, {0: 2.0, 10: 2.5, 20: 3.0, 30: 3.5, 40: 4.0}, monkeypatch)
+    assert ended == ""
+    assert lammps_finish.finish(tmp_path, run, ended, "a note") == MdResult("", 40, 5, 5, "a note") == MdResult.read(tmp_path)
+    table = read_table(tmp_path / "model_devi.out")
+    assert (table.kind, table.unit) == ("kpu", "eV/Ang")
+    assert table.value.tolist() == [2.0, 2.5, 3.0, 3.5, 4.0] and table.mean[1] == 0.625
+
+
+@pytest.mark.parametrize(
+    ("positions", "stop", "said", "n_frames"),
+    [
+        ({0: 2.0, 10: 0.1, 20: 2.0}, None, "step 10: two atoms are 0.100 Å apart", 1),
+        ({0: 2.0, 10: 3.0, 20: 2.0}, 2.9, "step 10: the force deviation is 3 eV/Å (limit 2.9 eV/Å)", 2),
+    ],
+)
+def test_a_trajectory_that_went_astray_counts_up_to_there(tmp_path, monkeypatch, positions, stop, said, n_frames):
+    ended, run = replayed(tmp_path, positions, monkeypatch, stop_deviation=stop)
+    assert said in ended
+    assert lammps_finish.finish(tmp_path, run, ended).frames == n_frames
+    assert read_table(tmp_path / "model_devi.out").steps.tolist() == [0, 10][:n_frames]
+
+
+def test_rows_of_an_earlier_attempt_are_not_made_again(tmp_path, monkeypatch):
+    lammps_restart.write_rows(tmp_path / "earlier_devi.out", "kpu", "eV/Ang", {0: ((9.0, 8.0, 7.0), (np.nan,) * 3)})
+    ended, run = replayed(tmp_path, {0: 2.0, 10: 2.5}, monkeypatch)
+    assert lammps_finish.finish(tmp_path, run, ended).frames == 2
+    assert read_table(tmp_path / "model_devi.out").value.tolist() == [9.0, 2.5]
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(tmp_path))
+    with pytest.raises(OutOfTimeError, match="step 10 of 40"):
+        replayed(tmp_path, {0: 2.0, 10: 2.5}, monkeypatch)
+
+
+def test_left_out_neighbours_are_told(tmp_path):
+    """The counts of a supercell large enough that every neighbour is another atom."""
+    torch = pytest.importorskip("torch")
+    from pwact_like.potentials import DeepPotential, DeepPotSpec, save_model
+
+    (tmp_path / "traj.lammpstrj").write_text(dump_frame(0) + dump_frame(10))
+    run = task(exported=True, models=("model.000.pt",))
+    atoms = Atoms("Si2", positions=[[0, 0, 0], [1, 1, 1]], cell=[4, 4, 4], pbc=True)
+    around = (atoms * 3).get_all_distances(mic=True)[26]  # twelve Å: images do not come near twice
+    expected = int((around < 4.5).sum()) - 1
+    for slots, said in ((expected, ""), (expected - 1, f"2 of 2 frames looked at ({expected} Si around an atom at step 10, and slots for")):
+        spec = DeepPotSpec((14,), rmax_ang=4.5, rmin_ang=1.0, embedding=(4, 8), m2=2, fitting=(8, 8), sel=(slots,))
+        model = DeepPotential(spec, 1, torch.tensor([0.1]), torch.tensor([[0.1, 0.1]]), torch.tensor([-5.0]))
+        save_model(tmp_path / "model.000.pt", model)
+        note = lammps_replay.slots_note(tmp_path, run)
+        assert said in note and bool(note) == bool(said)

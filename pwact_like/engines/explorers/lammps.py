@@ -205,8 +205,9 @@ class LammpsExplorer(Explorer):
         if missing:
             return Reject(f"{' and '.join(missing)} missing in {folder}")
         if result.ended:
-            return Ok(f"ended early with {result.frames} of {result.frames_planned} frames: {result.ended}")
-        return Ok()
+            early = f"ended early with {result.frames} of {result.frames_planned} frames: {result.ended}"
+            return Ok("; ".join(filter(None, (early, result.note))))
+        return Ok(result.note)
 
     def read(self, folder: Path) -> Trajectory:
         """Trajectory, table, and why it ended early."""

@@ -19,12 +19,50 @@ from pwact_like.errors import DataError
 from pwact_like.time_limit import TimeLimit, out_of_time
 from pwact_like.uncertainty.table import EV_PER_ANG, TableWriter
 
+FRAMES_LOOKED_AT = 20
+
 
 def uncertainty_of(folder: Path, task: LmpTask) -> ExploreUncertainty | None:
     """What the run's model knows of its errors, from the files of its folder; None for a committee."""
     if task.uncertainty is None:
         return None
     return ExploreUncertainty(task.uncertainty["kind"], folder / KPU_FILE, task.uncertainty["scale"])  # type: ignore[arg-type]
+
+
+def slots_note(folder: Path, task: LmpTask) -> str:
+    """What DeePMD-kit has left out where an atom has more neighbours than the model has slots; "" when there is no such atom.
+
+    A few frames along the trajectory are looked at, the last one among them.
+    """
+    from pwact_like.potentials.modelfile import read_model
+    from pwact_like.potentials.neighbors import find_pairs
+
+    try:
+        frames = DumpIndex.build(folder / TRAJECTORY)
+    except DataError:
+        return ""
+    spec = read_model(folder / task.models[0])[0].spec
+    places = np.unique(np.linspace(0, len(frames.steps) - 1, FRAMES_LOOKED_AT).astype(int))
+    rotation, cell = np.array(task.rotation), np.array(task.cell)
+    crowded = {}
+    for step in frames.steps[places].tolist():
+        atoms = turn_back(frames.fetch([step])[0], rotation, task.boundary, cell)
+        try:
+            pairs = find_pairs(atoms, spec.rmax_ang)
+        except DataError:
+            continue  # positions that are not finite
+        for kind, (number, slots) in enumerate(zip(spec.type_map, spec.sel, strict=True)):
+            counts = np.zeros(len(atoms), dtype=np.int64)
+            for here, there in ((pairs.i, pairs.j), (pairs.j, pairs.i)):
+                counts += np.bincount(here[atoms.numbers[there] == number], minlength=len(atoms))
+            if counts.max() > slots:
+                crowded[step] = f"{counts.max()} {spec.symbols().split()[kind]} around an atom at step {step}, and slots for {slots}"
+    if not crowded:
+        return ""
+    return (
+        f"DeePMD-kit has left out the farthest neighbours in {len(crowded)} of {len(places)} frames looked at "
+        f"({list(crowded.values())[-1]}): train with a larger sel, or explore with lmps_pair embedded"
+    )
 
 
 def replay(folder: Path, task: LmpTask) -> str:
