@@ -55,11 +55,13 @@ def run(args: argparse.Namespace) -> int:
         labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
         problems = _try_big_model(start.param, start.resource.explore)
     if kind == "run" and campaign.param.explore.engine == "lammps":
-        from pwact_like.engines.explorers.lammps import check_settings
+        from pwact_like.engines.explorers.lammps import check_settings, conversion_notes
 
         explore = campaign.resource.explore
+        command = explore.command if explore else ""
+        notes = (*notes, *conversion_notes(campaign.param.explore, command))
         try:
-            check_settings(campaign.param.explore, explore.command if explore else "")
+            check_settings(campaign.param.explore, command)
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
     if tries:

@@ -3,6 +3,9 @@
 pwact-like lammps run
     LAMMPS, as a library, with the embedded potential through fix external; then `end`.
 
+pwact-like lammps convert
+    make DeePMD-kit's files of the embedded models, for pair_style deepmd; those that are there already are left alone.
+
 pwact-like lammps begin
     make the folder ready to go on from a restart file of an interrupted attempt.
 
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("step", choices=("run", "begin", "trim", "end"), help="see above")
+    parser.add_argument("step", choices=("run", "convert", "begin", "trim", "end"), help="see above")
+    parser.add_argument("--lmp", default="", metavar="PATH", help="convert: LAMMPS, in whose folder dp is looked for before PATH")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +43,11 @@ def run(args: argparse.Namespace) -> int:
     task = LmpTask.read(folder)
     if args.step == "trim":
         trim(folder)
+    elif args.step == "convert":
+        from pwact_like.engines.explorers.lammps_convert import convert
+
+        made = convert(folder, task, args.lmp)
+        print(f"{folder}: made {', '.join(made)}" if made else f"{folder}: the models were converted before")
     elif args.step == "end":
         _end(folder, task, _status(folder), "")
     else:
@@ -67,7 +76,18 @@ def _end(folder: Path, task: LmpTask, status: int, ended: str) -> None:
     from pwact_like.engines.explorers.lammps_finish import finish, how_it_ended
 
     ended = ended or how_it_ended(folder, task, status)
-    result = finish(folder, task, ended)
+    if task.deviations == "replay":
+        from pwact_like.engines.explorers.lammps_replay import replay
+
+        ended = replay(folder, task) or ended
+    note = ""
+    if task.exported:
+        from pwact_like.engines.explorers.lammps_replay import slots_note
+
+        note = slots_note(folder, task)
+    result = finish(folder, task, ended, note)
     print(f"{folder}: {result.frames} of {result.frames_planned} frames, last step {result.step} of {task.nsteps}")
     if result.ended:
         print(f"ended early, {result.ended}")
+    if result.note:
+        print(result.note)

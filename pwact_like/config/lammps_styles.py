@@ -8,6 +8,8 @@ from __future__ import annotations
 
 EMBEDDED = "embedded"
 AUTO = "auto"
+EXPORTED = "deepmd"
+"""The style for which models of the embedded trainer can be converted."""
 
 _DEVI = "out_freq {out_freq} out_file {out_file}"
 PAIR_STYLES: dict[str, tuple[str, ...]] = {

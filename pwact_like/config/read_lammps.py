@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-from pwact_like.config.lammps_styles import AUTO, EMBEDDED, PAIR_STYLES, style_of_trainer
+from pwact_like.config.lammps_styles import AUTO, EMBEDDED, EXPORTED, PAIR_STYLES, style_of_trainer
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.source import Table
 from pwact_like.config.train import TrainSettings
@@ -30,6 +31,7 @@ def read_lammps(reader: Reader, table: Table, engine: str, train: TrainSettings 
         failed.add("lmps_pair")
     else:
         given["lmps_pair"] = pair
+        given["lmps_export"] = pair == (EXPORTED,) and train is not None and train.engine == EMBEDDED
 
 
 def _pair(reader: Reader, table: Table, train: TrainSettings | None) -> tuple[str, ...] | None:
@@ -50,8 +52,24 @@ def _pair(reader: Reader, table: Table, train: TrainSettings | None) -> tuple[st
         if not wanted:
             reader.problem(where, f"which pair style the models of {train.engine} want is not known", "name it, or give its lines")
         return (wanted,) if wanted else None
+    if (name, train.engine) == (EXPORTED, EMBEDDED):
+        return (name,) if _can_export(reader, train, where) else None
     if (name == EMBEDDED) != (train.engine == "embedded"):
         made = "the embedded trainer" if train.engine == "embedded" else train.engine
         reader.problem(where, f"{name} cannot read the models of {made}", f"write {wanted!r}, or leave it out" if wanted else "")
         return None
     return (name,)
+
+
+def _can_export(reader: Reader, train: TrainSettings, where: str) -> bool:
+    """Whether DeePMD-kit's TensorFlow route has a form for the network (see ``potentials.dp_file.refuse_other_forms``)."""
+    widths = (train.descriptor.network_size[-1] * train.descriptor.m2, *train.fitting.network_size[:-1])
+    steps = list(itertools.pairwise(widths))
+    odd = [f"{n_in} → {n_out}" for place, (n_in, n_out) in enumerate(steps) if n_out == 2 * n_in or (n_out == n_in and place == 0)]
+    if odd:
+        reader.problem(
+            where,
+            f"the fitting network has a residual connection ({', '.join(odd)}) that DeePMD-kit's TensorFlow route does not know",
+            "take fitting widths that are equal or do not double, or embedded",
+        )
+    return not odd

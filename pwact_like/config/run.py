@@ -327,7 +327,7 @@ class MdJob(Settings):
 class Explore(Settings):
     """What is explored, and how."""
 
-    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"elements"})
+    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"elements", "lmps_export"})
 
     engine: str = Field(
         default="embedded", description="MD engine: embedded (ASE), lammps, …; follows from the command of resource.json when left out."
@@ -338,10 +338,12 @@ class Explore(Settings):
     lmps_in: Paths = Field(default=(), description="The user's own LAMMPS inputs.")
     lmps_pair: Strings = Field(
         default=(AUTO,),
-        description=f"LAMMPS: pair style of the models: {', '.join(PAIR_STYLES)} (embedded: the embedded potential through fix external), "
+        description=f"LAMMPS: pair style of the models: {', '.join(PAIR_STYLES)} (embedded: the embedded potential through fix external; "
+        "deepmd with the embedded trainer: its models converted by DeePMD-kit inside the job, and run at its speed), "
         "or own lines with pair_style and pair_coeff, where {models} or {model}, {elements}, {numbers}, {out_freq}, {out_file} stand for "
         "what they say. Left out, or auto: as the trainer's models want it.",
     )
+    lmps_export: bool = Field(default=False, description="LAMMPS: models of the embedded trainer are converted for the pair style deepmd.")
     lmps_plumed: Path | None = Field(
         default=None, description="LAMMPS: a PLUMED input that every run gets (fix plumed); such runs begin anew after an interruption."
     )

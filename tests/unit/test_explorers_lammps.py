@@ -15,7 +15,7 @@ from lammps_support import settings
 
 from pwact_like.cli.main import main
 from pwact_like.config.load import load_run
-from pwact_like.engines.explorers import lammps_command, lammps_finish, lammps_restart
+from pwact_like.engines.explorers import lammps_command, lammps_convert, lammps_finish, lammps_replay, lammps_restart
 from pwact_like.engines.explorers.lammps import LammpsExplorer
 from pwact_like.engines.explorers.lammps_cell import data_file, to_lower, turn_back
 from pwact_like.engines.explorers.lammps_own import OwnInput
@@ -23,8 +23,9 @@ from pwact_like.engines.explorers.lammps_pair import pair_style
 from pwact_like.engines.explorers.lammps_script import Variables, parse_script, split_words
 from pwact_like.engines.explorers.lammps_task import LmpTask
 from pwact_like.engines.explorers.md_files import MdResult
+from pwact_like.engines.explorers.potential import Assessment, Deviation
 from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, MdSettings
-from pwact_like.errors import InputError, JobError, OutOfTimeError
+from pwact_like.errors import InputError, JobError, NotAvailableError, OutOfTimeError
 from pwact_like.time_limit import STOP_FILE_VARIABLE
 from pwact_like.uncertainty.table import read_table
 
@@ -475,9 +476,119 @@ def test_the_pair_style_follows_the_trainer(tmp_path):
     files["explore"]["lmps_pair"] = ["pair_style sw", "pair_coeff * * {model} {elements}"]
     assert load(resource).param.explore.lmps_pair == tuple(files["explore"]["lmps_pair"])
     assert any("lmps_pair: without effect" in note for note in load(None).notes)
-    files["explore"]["lmps_pair"] = "deepmd"
-    with pytest.raises(InputError, match="deepmd cannot read the models of the embedded trainer"):
+    assert not load(resource).param.explore.lmps_export
+    files["explore"]["lmps_pair"] = "matpl"
+    with pytest.raises(InputError, match="matpl cannot read the models of the embedded trainer"):
         load(resource)
+
+
+def test_embedded_models_are_converted_for_the_pair_style_deepmd(tmp_path, monkeypatch, capsys):
+    """What is said before anything runs: a network without a form there, dp that is not to be had."""
+    files = run_files(tmp_path)
+    files["explore"]["lmps_pair"] = "deepmd"
+    there = tmp_path / "with dp" / "bin"
+    there.mkdir(parents=True)
+    (there / "dp").write_text("#!/bin/sh\n")
+    (there / "dp").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SITE", str(there.parent))
+
+    def check(command):
+        resource = write(tmp_path, "resource.json", {"explore": {"command": command}})
+        return main(["check", str(write(tmp_path, "param.json", files)), str(resource), "--work-dir", str(tmp_path)])
+
+    for command, said in (
+        ("mpirun -np 2 lmp_mpi", "here it is not on PATH"),
+        ("/nowhere/lmp", "here it is not beside /nowhere/lmp nor on PATH"),
+        ("srun -n 1 $SITE/bin/lmp", ""),
+    ):
+        assert check(command) == 0
+        out = capsys.readouterr().out
+        assert said in out and ("DeePMD-kit's dp" in out) == bool(said)
+    explore = load_run(tmp_path / "param.json", tmp_path / "resource.json", tmp_path).param.explore
+    assert explore.lmps_export and explore.lmps_pair == ("deepmd",) and LammpsExplorer(explore).can_kpu
+    for widths, odd in (([50, 100, 100, 1], "50 → 100"), ([400, 50, 50, 1], "400 → 400")):
+        files["train"]["model"] = {"descriptor": {"M2": 16, "network_size": [25, 25, 25]}, "fitting_net": {"network_size": widths}}
+        assert check("lmp") == 2
+        assert f"a residual connection ({odd})" in capsys.readouterr().err
+
+
+def exported(**more) -> LammpsExplorer:
+    return LammpsExplorer(settings("deepmd", elements=(8, 14), lmps_export=True, **more))
+
+
+OURS = (Path("/somewhere/0/model.pt"), Path("/somewhere/1/model.pt"))
+
+
+def test_the_run_of_a_converted_committee(tmp_path):
+    asked = request(models=OURS)
+    lines = written(tmp_path, exported(), asked)
+    assert lines.count("pair_style deepmd model.000.pb model.001.pb out_freq 10 out_file lmp_devi.out") == 1
+    assert "pair_coeff * * O Si" in lines and "atom_modify map yes" in lines
+    task = LmpTask.read(tmp_path / "task")
+    assert task.deviations == "file" and task.stop_deviation is None
+    assert task.conversions == (("model.000.pt", "model.000.pb"), ("model.001.pt", "model.001.pb"))
+    files = exported().write(tmp_path / "task", asked)
+    assert [name for name, _ in files.links] == ["model.000.pt", "model.001.pt"]
+    assert files.carry[:3] == ("converted.json", "model.000.pb", "model.001.pb") and "converted.json" not in files.checkpoints
+    link, convert, *rest = exported().commands("mpirun -np 2 ~/dp/bin/lmp -sf gpu", asked)
+    assert link.startswith("ln ") and convert.endswith('-m pwact_like lammps convert --lmp "~/dp/bin/lmp"')
+    assert "mpirun -np 2 ~/dp/bin/lmp -sf gpu -in in.lammps" in rest[1]
+    assert exported().commands("lmp", asked)[1].endswith("lammps convert")
+
+
+@pytest.mark.parametrize(("kind", "models"), [("kpu", OURS[:1]), ("kpu-committee", OURS)])
+def test_a_converted_model_that_knows_its_errors_drives_alone(tmp_path, kind, models):
+    """Its uncertainty is ours, after the run: the members are not converted."""
+    asked = request(models=models, uncertainty=ExploreUncertainty(kind, Path("/somewhere/0/kpu.pt")), upper_level=0.5)
+    lines = written(tmp_path, exported(), asked)
+    assert lines.count("pair_style deepmd model.000.pb") == 1
+    task = LmpTask.read(tmp_path / "task")
+    assert task.deviations == "replay" and task.conversions == (("model.000.pt", "model.000.pb"),)
+    assert task.uncertainty == {"kind": kind, "scale": "calibrated"} and task.stop_deviation > 0.5
+    with pytest.raises(InputError, match="needs the embedded potential"):
+        LammpsExplorer(settings("deepmd", elements=(8, 14))).write(tmp_path / "other", asked)
+
+
+def conversion_task(folder: Path) -> LmpTask:
+    exported().write(folder, request(models=OURS))
+    for name in ("model.000.pt", "model.001.pt"):
+        (folder / name).write_text(name)
+    return LmpTask.read(folder)
+
+
+def test_a_job_without_dp_says_so(tmp_path, monkeypatch):
+    task = conversion_task(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotAvailableError, match="is not beside /nowhere/lmp nor on PATH: give LAMMPS with the folder"):
+        lammps_convert.convert(tmp_path, task, "/nowhere/lmp")
+    assert not list(tmp_path.glob("*.pb"))
+
+
+def test_models_are_converted_once_and_again_when_they_change(tmp_path, monkeypatch):
+    """A dp that copies; the digests of model and file decide, not their times."""
+    task = conversion_task(tmp_path)
+    calls = tmp_path / "calls"
+    (tmp_path / "dp").write_text(f'#!/bin/sh\n[ "$1" = convert-backend ] || exit 3\necho "$2" >>"{calls}"\ncp "$2" "$3"\n')
+    (tmp_path / "dp").chmod(0o755)
+    monkeypatch.setattr(lammps_convert, "_export", lambda model, target: target.write_bytes(model.read_bytes()))
+    convert = lambda: lammps_convert.convert(tmp_path, task, str(tmp_path / "lmp"))  # noqa: E731
+    assert convert() == ["model.000.pb", "model.001.pb"] and (tmp_path / "model.001.pb").read_text() == "model.001.pt"
+    assert convert() == []
+    (tmp_path / "model.001.pt").write_text("another model")
+    assert convert() == ["model.001.pb"] and (tmp_path / "model.001.pb").read_text() == "another model"
+    (tmp_path / "model.000.pb").write_text("torn")
+    assert convert() == ["model.000.pb"] and (tmp_path / "model.000.pb").read_text() == "model.000.pt"
+    (tmp_path / "converted.json").write_text("{")
+    assert convert() == ["model.000.pb", "model.001.pb"] and len(calls.read_text().splitlines()) == 6
+    (tmp_path / "dp").write_text("#!/bin/sh\necho no such backend >&2\nexit 4\n")
+    (tmp_path / "model.000.pb").unlink()
+    with pytest.raises(JobError, match=r"(?s)exit status 4.*no such backend"):
+        convert()
+    (tmp_path / "dp").write_text("#!/bin/sh\n")
+    with pytest.raises(JobError, match=r"wrote no model\.000\.pb"):
+        convert()
+    assert not list(tmp_path.glob("converting.*"))
 
 
 def test_check_looks_into_the_pair_lines_and_the_own_inputs(tmp_path, capsys):
@@ -489,3 +600,76 @@ def test_check_looks_into_the_pair_lines_and_the_own_inputs(tmp_path, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert "depmd: neither a known name" in said and f"{tmp_path / 'bad.in'}: line 2: minimize" in said
+
+
+# ---- our uncertainty over a finished trajectory -----------------------------------------------------------------------
+
+
+def replayed(folder: Path, positions: dict[int, np.ndarray], monkeypatch, **changes) -> tuple[str, LmpTask]:
+    """A trajectory of two atoms whose uncertainty is told by their distance."""
+
+    class Potential:
+        kind, unit = "kpu", "eV/Ang"
+
+        def assess(self, atoms):
+            distance = atoms.get_distance(0, 1)
+            return Assessment(0.0, np.zeros((2, 3)), np.zeros((3, 3)), Deviation((distance, distance / 2, distance / 4)))
+
+    monkeypatch.setattr(lammps_replay, "potential_for", lambda models, uncertainty: Potential())
+    head = "ITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS ff ff ff\n0 90\n0 90\n0 90\nITEM: ATOMS id type element xu yu zu fx fy fz\n"
+    frames = (f"ITEM: TIMESTEP\n{step}\n{head}1 1 Si 1 1 1 0 0 0\n2 1 Si 1 1 {1 + place} 0 0 0\n" for step, place in positions.items())
+    (folder / "traj.lammpstrj").write_text("".join(frames))
+    run = task(deviations="replay", exported=True, boundary=False, models=("model.000.pt",), **changes)
+    return lammps_replay.replay(folder, run), run
+
+
+def test_every_frame_gets_our_uncertainty_after_the_run(tmp_path, monkeypatch):
+    (tmp_path / "lmp_devi.out").write_text(DEEPMD)  # of an attempt whose trajectory was begun anew
+    ended, run = replayed(tmp_path, {0: 2.0, 10: 2.5, 20: 3.0, 30: 3.5, 40: 4.0}, monkeypatch)
+    assert ended == ""
+    assert lammps_finish.finish(tmp_path, run, ended, "a note") == MdResult("", 40, 5, 5, "a note") == MdResult.read(tmp_path)
+    table = read_table(tmp_path / "model_devi.out")
+    assert (table.kind, table.unit) == ("kpu", "eV/Ang")
+    assert table.value.tolist() == [2.0, 2.5, 3.0, 3.5, 4.0] and table.mean[1] == 0.625
+
+
+@pytest.mark.parametrize(
+    ("positions", "stop", "said", "n_frames"),
+    [
+        ({0: 2.0, 10: 0.1, 20: 2.0}, None, "step 10: two atoms are 0.100 Å apart", 1),
+        ({0: 2.0, 10: 3.0, 20: 2.0}, 2.9, "step 10: the force deviation is 3 eV/Å (limit 2.9 eV/Å)", 2),
+    ],
+)
+def test_a_trajectory_that_went_astray_counts_up_to_there(tmp_path, monkeypatch, positions, stop, said, n_frames):
+    ended, run = replayed(tmp_path, positions, monkeypatch, stop_deviation=stop)
+    assert said in ended
+    assert lammps_finish.finish(tmp_path, run, ended).frames == n_frames
+    assert read_table(tmp_path / "model_devi.out").steps.tolist() == [0, 10][:n_frames]
+
+
+def test_rows_of_an_earlier_attempt_are_not_made_again(tmp_path, monkeypatch):
+    lammps_restart.write_rows(tmp_path / "earlier_devi.out", "kpu", "eV/Ang", {0: ((9.0, 8.0, 7.0), (np.nan,) * 3)})
+    ended, run = replayed(tmp_path, {0: 2.0, 10: 2.5}, monkeypatch)
+    assert lammps_finish.finish(tmp_path, run, ended).frames == 2
+    assert read_table(tmp_path / "model_devi.out").value.tolist() == [9.0, 2.5]
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(tmp_path))
+    with pytest.raises(OutOfTimeError, match="step 10 of 40"):
+        replayed(tmp_path, {0: 2.0, 10: 2.5}, monkeypatch)
+
+
+def test_left_out_neighbours_are_told(tmp_path):
+    """The counts of a supercell large enough that every neighbour is another atom."""
+    torch = pytest.importorskip("torch")
+    from pwact_like.potentials import DeepPotential, DeepPotSpec, save_model
+
+    (tmp_path / "traj.lammpstrj").write_text(dump_frame(0) + dump_frame(10))
+    run = task(exported=True, models=("model.000.pt",))
+    atoms = Atoms("Si2", positions=[[0, 0, 0], [1, 1, 1]], cell=[4, 4, 4], pbc=True)
+    around = (atoms * 3).get_all_distances(mic=True)[26]  # twelve Å: images do not come near twice
+    expected = int((around < 4.5).sum()) - 1
+    for slots, said in ((expected, ""), (expected - 1, f"2 of 2 frames looked at ({expected} Si around an atom at step 10, and slots for")):
+        spec = DeepPotSpec((14,), rmax_ang=4.5, rmin_ang=1.0, embedding=(4, 8), m2=2, fitting=(8, 8), sel=(slots,))
+        model = DeepPotential(spec, 1, torch.tensor([0.1]), torch.tensor([[0.1, 0.1]]), torch.tensor([-5.0]))
+        save_model(tmp_path / "model.000.pt", model)
+        note = lammps_replay.slots_note(tmp_path, run)
+        assert said in note and bool(note) == bool(said)

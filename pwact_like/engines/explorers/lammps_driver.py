@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pwact_like.config.train import KPU_FILE
 from pwact_like.engines.explorers.dynamics import least_distance
 from pwact_like.engines.explorers.integrators import PS
 from pwact_like.engines.explorers.kpu_potential import potential_for
 from pwact_like.engines.explorers.lammps_cell import to_lower
 from pwact_like.engines.explorers.lammps_finish import error_of_log
+from pwact_like.engines.explorers.lammps_replay import uncertainty_of
 from pwact_like.engines.explorers.lammps_task import INPUT, LOG, MARKER, PLUMED, RAW, LmpTask
 from pwact_like.engines.explorers.md_input import STOP_DISTANCE_ANG, STOP_VOLUME_RATIO
 from pwact_like.engines.explorers.potential import Potential
-from pwact_like.engines.protocols import ExploreUncertainty
 from pwact_like.errors import InputError, NotAvailableError, Problem
 from pwact_like.uncertainty.table import EV_PER_ANG, TableWriter
 from pwact_like.units import EV_PER_KELVIN
@@ -191,10 +190,7 @@ def drive(folder: Path, task: LmpTask) -> str:
     InputError
         When several MPI processes run it.
     """
-    uncertainty = None
-    if task.uncertainty is not None:
-        uncertainty = ExploreUncertainty(task.uncertainty["kind"], folder / KPU_FILE, task.uncertainty["scale"])  # type: ignore[arg-type]
-    potential = potential_for(tuple(folder / name for name in task.models), uncertainty)
+    potential = potential_for(tuple(folder / name for name in task.models), uncertainty_of(folder, task))
     lmp = load_library()(cmdargs=["-nocite", "-screen", "none", "-log", LOG])
     try:
         if lmp.extract_setting("world_size") > 1:

@@ -75,7 +75,7 @@ def error_of_log(path: Path) -> str:
     return found[-1].strip() if found else ""
 
 
-def finish(folder: Path, task: LmpTask, ended: str) -> MdResult:
+def finish(folder: Path, task: LmpTask, ended: str, note: str = "") -> MdResult:
     """Write the deviation table and md_result.json; frames without a deviation are taken out of the trajectory.
 
     Raises
@@ -96,7 +96,7 @@ def finish(folder: Path, task: LmpTask, ended: str) -> MdResult:
     planned = task.frames_planned
     if not ended and len(wanted) < planned:
         ended = f"{planned - len(wanted)} of {planned} frames are missing: the input wrote fewer"
-    result = MdResult(ended, wanted[-1], len(wanted), planned)
+    result = MdResult(ended, wanted[-1], len(wanted), planned, note)
     result.write(folder)
     return result
 

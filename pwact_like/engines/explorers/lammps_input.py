@@ -38,7 +38,7 @@ class Blocks:
 
 def blocks(task: LmpTask, style: PairStyle, *, plumed: bool, dump_options: Sequence[str] = ()) -> Blocks:
     """The blocks of a run. ``dump_options`` are the user's words for dump_modify; a run with PLUMED cannot be continued."""
-    early, late = style.lines(task.models, task.elements, task.trj_freq)
+    early, late = style.lines(task.pair_models, task.elements, task.trj_freq)
     edge = "p p p" if task.boundary else "f f f"
     top = [f"include {BEGIN}", "units metal", f"boundary {edge}", "atom_style atomic", *early]
     structure = [*(["box tilt large"] if task.boundary else []), _read_line(), *mass_lines(task.elements), *late]

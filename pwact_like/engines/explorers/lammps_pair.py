@@ -59,6 +59,11 @@ class PairStyle:
         return [fill(line) for line in self.early], [fill(line) for line in self.late]
 
 
+def exported_kpu_style() -> PairStyle:
+    """DeePMD-kit's with the one model that drives; its uncertainty is ours, over the trajectory after the run."""
+    return PairStyle(("atom_modify map yes",), ("pair_style deepmd {model}", "pair_coeff * * {elements}"), "replay")
+
+
 def pair_style(given: Sequence[str], where: str) -> PairStyle:
     """The style of a name, or of the user's own lines.
 

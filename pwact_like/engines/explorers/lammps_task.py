@@ -21,6 +21,7 @@ RAW = "lmp_devi.out"  # the deviations as the program (or the driver) writes the
 EARLIER = "earlier_devi.out"  # those of earlier attempts, up to where this one began
 STEP = "lmp.step"
 EXIT = "lmp.exit"
+CONVERTED = "converted.json"  # digests of the models that were converted for the pair style, and of what they became
 STOP_LINK = "stop_file"
 RESTARTS = ("md.restart.1", "md.restart.2", "md.restart.stop")
 RESTART_STEPS = 500
@@ -30,6 +31,7 @@ MARKER = "# ---- pwact-like: the embedded potential begins here"
 
 __all__ = [
     "BEGIN",
+    "CONVERTED",
     "DATA",
     "EARLIER",
     "EXIT",
@@ -72,13 +74,15 @@ class LmpTask:
         Last step, and steps from frame to frame.
     deviations
         ``file``: the pair style writes them; ``rerun``: LAMMPS runs over the trajectory once for each model; ``driver``:
-        ours, while it drives.
+        ours, while it drives; ``replay``: ours, over the trajectory after the run.
     models
         Names of the models' files in the task's folder.
     uncertainty
-        kind and scale of a potential that knows its errors (driver only); None for a committee.
+        kind and scale of a potential that knows its errors (driver and replay only); None for a committee.
     stop_deviation, stop_temp_k
-        Where a driven run stops (None: never), the deviation in the table's unit.
+        Where a driven run stops (None: never), the deviation in the table's unit. A replayed one counts up to that deviation.
+    exported
+        Whether the models are embedded ones, which are converted for the pair style inside the job.
     """
 
     elements: tuple[str, ...]
@@ -92,6 +96,18 @@ class LmpTask:
     uncertainty: dict[str, str] | None = None
     stop_deviation: float | None = None
     stop_temp_k: float | None = None
+    exported: bool = False
+
+    @property
+    def pair_models(self) -> tuple[str, ...]:
+        """Names of the files that the pair style reads; the first one drives."""
+        names = self.models[:1] if self.deviations == "replay" else self.models
+        return tuple(str(Path(name).with_suffix(".pb")) for name in names) if self.exported else names
+
+    @property
+    def conversions(self) -> tuple[tuple[str, str], ...]:
+        """(model, what the pair style reads of it); empty where it reads the models themselves."""
+        return tuple(zip(self.models, self.pair_models, strict=False)) if self.exported else ()
 
     @property
     def frames_planned(self) -> int:

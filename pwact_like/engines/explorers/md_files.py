@@ -38,16 +38,17 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class MdResult:
-    """How a run ended: "" or why early, the last step, frames written and planned."""
+    """How a run ended: "" or why early, the last step, frames written and planned; and what else is to be known of it."""
 
     ended: str
     step: int
     frames: int
     frames_planned: int
+    note: str = ""
 
     def write(self, folder: Path) -> None:
         """Write md_result.json."""
-        write_json(folder / RESULT, {name: getattr(self, name) for name in ("ended", "step", "frames", "frames_planned")})
+        write_json(folder / RESULT, {name: getattr(self, name) for name in ("ended", "step", "frames", "frames_planned", "note")})
 
     @classmethod
     def read(cls, folder: Path) -> MdResult:
@@ -60,7 +61,8 @@ class MdResult:
         """
         content = read_json(folder / RESULT)
         try:
-            return cls(str(content["ended"]), int(content["step"]), int(content["frames"]), int(content["frames_planned"]))
+            numbers = (int(content[name]) for name in ("step", "frames", "frames_planned"))
+            return cls(str(content["ended"]), *numbers, str(content.get("note", "")))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{folder / RESULT}: not the result of an MD run: {error!r} ") from error
 
