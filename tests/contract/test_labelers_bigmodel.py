@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from labeler_contract import LabelerContract, accept, run_commands, start_attempt
 
 from pwact_like.config.common import StageInput
@@ -295,3 +296,27 @@ def test_an_interrupted_batch_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(calls) == 5  # the third once more
     energies = [frame.label.energy_ev for frame in labeler.read_batch(tmp_path)]
     assert len(set(energies)) == 4
+
+
+class Choosy(EMT):
+    """Refuses a structure as soon as it is given, as SevenNet does with an element that it does not know."""
+
+    def set_atoms(self, atoms):
+        if "Si" in atoms.symbols:
+            raise ValueError("Model do not know atomic number: 14")
+
+
+def test_a_structure_that_a_calculator_refuses_costs_no_other_label(tmp_path, monkeypatch):
+    monkeypatch.setattr("ase.calculators.emt.EMT", Choosy)
+    options = {"model": "ase.calculators.emt.EMT"}
+    labeler = BigModelLabeler(LabelSettings(dft_style="bigmodel", options=options))
+    structures = [bulk("Cu"), bulk("Si"), bulk("Cu")]
+    labeler.write_batch(tmp_path / "batch", [LabelRequest("scf", atoms, StageInput(), 1) for atoms in structures])
+    run_job_file(tmp_path / "batch" / "label.json")
+    first, second, third = labeler.read_batch(tmp_path / "batch")
+    assert first.label.energy_ev == third.label.energy_ev and "do not know atomic number" in second
+    for kind, entry in (("scf", {}), ("relax", {}), ("aimd", {"temperature_k": 300, "nsteps": 2})):
+        labeler.write(tmp_path / kind, LabelRequest(kind, bulk("Si"), StageInput(options=entry), 1))
+        run_job_file(tmp_path / kind / "label.json")
+        outcome = labeler.outcome(tmp_path / kind, kind)
+        assert isinstance(outcome, Reject) and "do not know atomic number" in outcome.reason
