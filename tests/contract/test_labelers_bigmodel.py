@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from labeler_contract import LabelerContract, accept, run_commands, start_attempt
 
 from pwact_like.config.common import StageInput
@@ -19,10 +20,13 @@ from pwact_like.engines.labelers import bigmodel_calculators
 from pwact_like.engines.labelers.bigmodel import BigModelLabeler, bigmodel_labeler
 from pwact_like.engines.labelers.bigmodel_script import ScriptLabeler
 from pwact_like.engines.labelers.job_files import LABEL_FILE
-from pwact_like.engines.labelers.label_run import run_job_file
+from pwact_like.engines.labelers.label_run import run_job_file, single_point
 from pwact_like.engines.protocols import LabelRequest
-from pwact_like.errors import InputError
+from pwact_like.errors import InputError, OutOfTimeError
+from pwact_like.jobs.attempt import attempt_folder, has_progressed
+from pwact_like.jobs.types import Task
 from pwact_like.outcome import Ok, Reject, Retry
+from pwact_like.time_limit import STOP_FILE_VARIABLE
 
 STRAIN = np.eye(3) + np.array([[0.02, 0.01, 0], [0, -0.01, 0], [0, 0.02, 0.01]])
 
@@ -295,3 +299,52 @@ def test_an_interrupted_batch_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(calls) == 5  # the third once more
     energies = [frame.label.energy_ev for frame in labeler.read_batch(tmp_path)]
     assert len(set(energies)) == 4
+
+
+class Choosy(EMT):
+    """Refuses a structure as soon as it is given, as SevenNet does with an element that it does not know."""
+
+    def set_atoms(self, atoms):
+        if "Si" in atoms.symbols:
+            raise ValueError("Model do not know atomic number: 14")
+
+
+def test_a_structure_that_a_calculator_refuses_costs_no_other_label(tmp_path, monkeypatch):
+    monkeypatch.setattr("ase.calculators.emt.EMT", Choosy)
+    options = {"model": "ase.calculators.emt.EMT"}
+    labeler = BigModelLabeler(LabelSettings(dft_style="bigmodel", options=options))
+    structures = [bulk("Cu"), bulk("Si"), bulk("Cu")]
+    labeler.write_batch(tmp_path / "batch", [LabelRequest("scf", atoms, StageInput(), 1) for atoms in structures])
+    run_job_file(tmp_path / "batch" / "label.json")
+    first, second, third = labeler.read_batch(tmp_path / "batch")
+    assert first.label.energy_ev == third.label.energy_ev and "do not know atomic number" in second
+    for kind, entry in (("scf", {}), ("relax", {}), ("aimd", {"temperature_k": 300, "nsteps": 2})):
+        labeler.write(tmp_path / kind, LabelRequest(kind, bulk("Si"), StageInput(options=entry), 1))
+        run_job_file(tmp_path / kind / "label.json")
+        outcome = labeler.outcome(tmp_path / kind, kind)
+        assert isinstance(outcome, Reject) and "do not know atomic number" in outcome.reason
+
+
+def test_a_batch_longer_than_its_job_gets_on_by_every_attempt(tmp_path, monkeypatch):
+    """The job's time ends after each label: no attempt may count as one that got nowhere, or the whole batch is given up."""
+    labeler = BigModelLabeler(LabelSettings(dft_style="bigmodel", options={"model": "ase.calculators.emt.EMT"}))
+    structures = [bulk("Cu", a=3.6 + 0.01 * number) for number in range(4)]
+    files = labeler.write_batch(tmp_path, [LabelRequest("scf", atoms, StageInput(), 1) for atoms in structures])
+    task = Task("key", "t", tmp_path, "DFT", (), files)
+    stop = tmp_path / "stop"
+    stop.touch()
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(stop))
+    for number in (1, 2, 3, 4):
+        attempt = attempt_folder(task, number)
+        attempt.mkdir(parents=True)
+        before = [attempt_folder(task, number - 1) / name for name in files.carry] if number > 1 else []
+        for path in [*(tmp_path / name for name in files.inputs), *before]:
+            shutil.copy(path, attempt)
+        if number < 4:
+            with pytest.raises(OutOfTimeError, match=f"{number} of 4"):
+                run_job_file(attempt / "label.json")
+            assert has_progressed(task, number)
+        else:
+            run_job_file(attempt / "label.json")
+    energies = [frame.label.energy_ev for frame in labeler.read_batch(attempt)]
+    assert energies == [single_point(atoms, EMT)[0].energy_ev for atoms in structures]

@@ -198,7 +198,11 @@ def test_the_level_of_theory_follows_what_decides_energies(inputs):
     assert base.startswith("pwmat-PBE-")
     for same in (vasp_files.ETOT_RELAX, vasp_files.etot_aimd(9), vasp_files.ETOT.replace("Ecut = 50", "ECUT=50") + "OUT.RHO = T\n"):
         assert level(same) == base
-    assert level(kspacing=0.5) == base
+    assert level(kspacing=0.5) == base and level(vasp_files.ETOT + "IN.SOLVENT = F\nIN.WG = T\n") == base
+    plus_u = "LDAU = T\n{}LDAU_PSP{} = 2 5.0\n"
+    iron, oxygen = vasp_files.ETOT.replace("IN.PSP1 = Old.UPF\n", ""), "IN.PSP1 = Fe.UPF\nIN.PSP2 = O.UPF\n"
+    of_iron = level(iron + plus_u.format(oxygen, 1))
+    assert level(iron + plus_u.format("IN.PSP1 = O.UPF\nIN.PSP2 = Fe.UPF\n", 2)) == of_iron
     smeared = vasp_files.ETOT + "scf_iter0_1 = 6 4 3 0.0 0.025 2\nscf_iter0_2 = 94 4 3 1.0 0.{} 2\n"
     others = [
         level(vasp_files.ETOT.replace("Ecut = 50", "Ecut = 60")),
@@ -207,6 +211,10 @@ def test_the_level_of_theory_follows_what_decides_energies(inputs):
         level(vasp_files.ETOT + "mp_n123 = 2 2 2 0 0 0\n"),
         level(smeared.format("025")),
         level(smeared.format("2")),
+        level(vasp_files.ETOT + "IN.A_FIELD = T 0 0 0.1\n"),
+        level(vasp_files.ETOT + "MAGNETIC = Si:1\n"),
+        of_iron,
+        level(iron + plus_u.format(oxygen, 2)),
     ]
     assert len({base, *others}) == len(others) + 1
     (inputs / "Si.SG15.PBE.UPF").write_text("<UPF> another\n")

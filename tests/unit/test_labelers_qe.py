@@ -424,6 +424,21 @@ def test_a_real_relaxation_ends_with_its_new_scf(tmp_path):
     assert frame.label.virial_ev[0, 1] == pytest.approx(-4.100874937480442e-6 * HARTREE / BOHR**3 * volume, abs=1e-9)
 
 
+def test_the_label_of_another_structure_is_none(tmp_path):
+    """The output of a relaxation in the place of a single point's: its label belongs to the relaxed structure, not to the asked one."""
+    engine = QeLabeler(LabelSettings(dft_style="qe"))
+    shutil.copytree(DATA / "qe_vc_relax", tmp_path / "other")
+    outcome = engine.outcome(tmp_path / "other", "scf")
+    assert isinstance(outcome, Retry) and "not the structure that was asked for" in outcome.reason
+    shutil.copytree(DATA / "qe_md_stopped", tmp_path / "md")
+    assert isinstance(engine.outcome(tmp_path / "md", "aimd"), Ok)
+    text = (tmp_path / "md" / "pw.in").read_text()
+    assert "1.3575 1.3575 1.3575" in text
+    (tmp_path / "md" / "pw.in").write_text(text.replace("1.3575 1.3575 1.3575", "1.3575 1.3575 1.3675"))
+    outcome = engine.outcome(tmp_path / "md", "aimd")
+    assert isinstance(outcome, Retry) and "atom 1 (from 0) is 0.01" in outcome.reason
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwact_like.data.frames import Frame, Origin
-from pwact_like.engines.labelers.calculators import CalculationError, calculator_factory, compute_label, program_version
+from pwact_like.engines.labelers.calculators import CalculationError, attach, calculator_factory, compute_label, program_version
 from pwact_like.engines.labelers.frame_file import FrameFile
 from pwact_like.engines.labelers.job_files import CHECKPOINT_FILE, LABEL_FILE, PARTIAL_FILE, JobResult, LabelJob
 from pwact_like.errors import DataError
@@ -40,8 +40,9 @@ def run_batch(job: LabelJob, structures: Sequence[Atoms], folder: Path) -> JobRe
     saved = time.monotonic()
     for index in range(len(reasons), len(structures)):
         atoms = structures[index]
-        atoms.calc = make_calculator()
+        calculator = make_calculator()
         try:
+            attach(atoms, calculator)
             label = compute_label(atoms)
         except CalculationError as error:
             reasons.append(f"single point failed: {error}")

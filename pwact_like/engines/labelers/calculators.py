@@ -118,6 +118,20 @@ def program_version(engine: str, options: Mapping[str, Any]) -> tuple[str, str]:
         return name, ""
 
 
+def attach(atoms: Atoms, calculator: Any) -> None:
+    """Give a structure its calculator; some (SevenNet's) look at its elements already here.
+
+    Raises
+    ------
+    CalculationError
+        When the calculator refuses the structure.
+    """
+    try:
+        atoms.calc = calculator
+    except ValueError as error:
+        raise CalculationError(" ".join(str(error).split())) from error
+
+
 def compute_label(atoms: Atoms) -> Label:
     """Free energy, forces and virial from the calculator of ``atoms``.
 

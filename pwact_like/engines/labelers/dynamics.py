@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pwact_like.data.frames import Frame, Label, Origin
-from pwact_like.engines.labelers.calculators import CalculationError, CalculatorFactory, compute_label
+from pwact_like.engines.labelers.calculators import CalculationError, CalculatorFactory, attach, compute_label
 from pwact_like.engines.labelers.frame_file import FrameFile
 from pwact_like.engines.labelers.job_files import CHECKPOINT_FILE, LABEL_FILE, PARTIAL_FILE
 from pwact_like.errors import DataError
@@ -112,13 +112,13 @@ def run_aimd(
     try:
         if state is None:
             frames.start()
-            atoms.calc = make_calculator()
+            attach(atoms, make_calculator())
             label = compute_label(atoms)
             velocities = start_velocities(masses, options["temperature_k"], random)
             state = MdState(0, atoms.positions.copy(), velocities, label.forces_ev_per_ang)
             frames.append(_frame(atoms, label, 0, seed, level_of_theory))
             _checkpoint(folder, state, frames, random)
-        atoms.calc = make_calculator()
+        attach(atoms, make_calculator())
         limit = TimeLimit()
         while state.step < options["nsteps"]:
             state, label = _step(atoms, state, masses, dt, options, random)
@@ -128,7 +128,7 @@ def run_aimd(
                 _checkpoint(folder, state, frames, random)
                 if limit.is_near and state.step < options["nsteps"]:
                     raise out_of_time(f"stopped after step {state.step} of {options['nsteps']}")
-                atoms.calc = make_calculator()
+                attach(atoms, make_calculator())
     except CalculationError as error:
         done = 0 if state is None else state.step
         reason = f"the calculation of step {done + 1 if frames.count else 0} failed: {error}"

@@ -141,6 +141,7 @@ class EmbeddedLabeler(Labeler):
             links=links,
             outputs=(RESULT_FILE, LABEL_FILE),
             carry=(PARTIAL_FILE, CHECKPOINT_FILE),
+            checkpoints=(CHECKPOINT_FILE,),  # without it the first end of a job's time would cost every label of the batch
         )
 
     def batch_outcome(self, folder: Path) -> Outcome:

@@ -13,6 +13,7 @@ from pwact_like.data.frames import Frame, Label, Origin
 from pwact_like.engines.labelers.calculators import (
     CalculationError,
     CalculatorFactory,
+    attach,
     calculator_factory,
     compute_label,
     program_version,
@@ -81,8 +82,9 @@ def run_job(job: LabelJob, atoms: Atoms, folder: Path) -> JobResult:
 
 def single_point(atoms: Atoms, make_calculator: CalculatorFactory) -> tuple[Label | None, str]:
     """Label of one structure, or None and why not."""
-    atoms.calc = make_calculator()
+    calculator = make_calculator()
     try:
+        attach(atoms, calculator)
         return compute_label(atoms), ""
     except CalculationError as error:
         return None, f"single point failed: {error}"

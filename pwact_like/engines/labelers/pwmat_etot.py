@@ -16,11 +16,14 @@ from pwact_like.errors import InputError, Problem
 JOBS: dict[LabelKind, str] = {"scf": "SCF", "relax": "RELAX", "aimd": "MD"}
 DEFAULT_FORCE_TOLERANCE = 0.02  # eV/Å, where RELAX_DETAIL does not say
 _NODES = re.compile(r"\s*\d+\s+\d+\s*")
-# Left out of the level of theory: files, the job and how it moves atoms, how tightly the SCF converges, printing.
+# Left out of the level of theory: files that are ours or only begin the SCF, the job and how it moves atoms, how tightly the
+# SCF converges, printing. Other IN.* add a field, a solvent, forces, occupations, own k-points: they count unless they are F.
 _INDIFFERENT = re.compile(
-    r"IN\.\w+|OUT\.\w+|JOB|MD_\w+|RELAX_\w+|ENERGY_DECOMP\w*|[ERW]\w*_ERROR|SCF_ITER\w+|MP_N123|FLAG_SYMM|CONVERGENCE|NUM_KPT|N123L?|MIX\w*|"
-    r"PULAY\w*|MAGNETIC"
+    r"IN\.(ATOM|PSP\w*|BASIS\w*|SKF|WG\w*|RHO\w*|VR\w*)|OUT\.\w+|JOB|MD_\w+|RELAX_\w+|ENERGY_DECOMP\w*|[ERW]\w*_ERROR|SCF_ITER\w+|MP_N123|"
+    r"FLAG_SYMM|CONVERGENCE|NUM_KPT|N123L?|MIX\w*|PULAY\w*"
 )
+_OFF = re.compile(r"\.?F(ALSE)?\.?")
+_PLUS_U = re.compile(r"LDAU_PSP(\d+)")
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,21 @@ def planned_frames(etot: Etot, kind: LabelKind) -> int | None:
     return int(found[1]) if len(found) > 1 else None
 
 
+def named_element(etot: Etot, number: str) -> str:
+    """What the user's IN.PSP of that number begins with: ``Fe.SG15.PBE.UPF``, or with Gaussians ``Fe GTH-PBE-q16 POTENTIAL``; or ""."""
+    words = etot.value(f"IN.PSP{number}").split()
+    return Path(words[0]).name.partition(".")[0] if words else ""
+
+
 def decisive_settings(etot: Etot) -> dict[str, str]:
     """What decides energies: key → value, upper-case, blanks squeezed; of the SCF's lines the smearing only."""
-    found = {key: re.sub(r"[\s,]+", " ", value.upper()).strip() for key, value in etot.settings.items() if not _INDIFFERENT.fullmatch(key)}
+    found = {}
+    for key, value in etot.settings.items():
+        plain = re.sub(r"[\s,]+", " ", value.upper()).strip()
+        if _INDIFFERENT.fullmatch(key) or (key.startswith("IN.") and _OFF.fullmatch(plain)):
+            continue
+        numbered = _PLUS_U.fullmatch(key)  # the number means an element, that of the user's own IN.PSP
+        found[f"LDAU_PSP {named_element(etot, numbered[1])}" if numbered else key] = plain
     for key in etot.settings:
         if key.startswith("SCF_ITER"):
             numbers = etot.numbers(key)

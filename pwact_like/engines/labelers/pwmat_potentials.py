@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pwact_like.config.elements import SYMBOLS
 from pwact_like.engines.labelers.cp2k_basis import Kinds, kinds_of
-from pwact_like.engines.labelers.pwmat_etot import Etot
+from pwact_like.engines.labelers.pwmat_etot import Etot, named_element
 from pwact_like.errors import InputError, Problem
 from pwact_like.seeds import sha256_file
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pwact_like.config.labelling import LabelSettings
 
 SKF_FOLDER = "in_skf"
-_PSP = re.compile(r"IN\.PSP(\d+)")
 _PLUS_U = re.compile(r"LDAU_PSP(\d+)")
 _OURS = re.compile(r"IN\.(SKF|PSP\w*|BASIS\w*)|LDAU_PSP\d+")
 _CHARGES_ONLY = 3  # DFTB_DETAIL's first number: a model without Slater–Koster files
@@ -127,12 +126,10 @@ class PotentialFiles:
 def _plus_u(etot: Etot, elements: tuple[str, ...]) -> tuple[Lines, list[Problem]]:
     """LDAU_PSPk of the user, which belong to the elements of the user's IN.PSPk, with the numbers that those have here."""
     given = {int(match[1]): value for key, value in etot.settings.items() if (match := _PLUS_U.fullmatch(key))}
-    named = {int(match[1]): value for key, value in etot.settings.items() if (match := _PSP.fullmatch(key))}
     lines: Lines = []
     problems = []
     for number, value in sorted(given.items()):
-        # "Fe.SG15.PBE.UPF", or with Gaussians "Fe GTH-PBE-q16 POTENTIAL"
-        element = Path(named[number].split()[0]).name.partition(".")[0] if named.get(number) else ""
+        element = named_element(etot, str(number))
         if element not in SYMBOLS:
             what = f"which element is meant? There is no IN.PSP{number} beside it that names one"
             problems.append(Problem(f"{etot.path}: LDAU_PSP{number}", what, f"add IN.PSP{number} = Fe.…UPF to {etot.path.name}"))

@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from pwact_like.data.checks import same_structure
 from pwact_like.data.formats.base import ReadResult, labelled_frame, make_atoms, volume_ang3
 from pwact_like.errors import DataError
 from pwact_like.units import ANG_PER_BOHR, EV_PER_ANG_PER_HARTREE_PER_BOHR, EV_PER_HARTREE, EV_PER_RYDBERG
@@ -205,8 +206,22 @@ def read_last(output: Path, xml: Path, asked: Frame, *, relaxation: bool) -> Fra
         return "SCF not converged (pw.x's XML file says so)"
     frame = _frame(part, printed.evaluations[-1].stress, asked, xml, len(printed.evaluations) - 1 if relaxation else 0)
     if not relaxation:  # to the last digit: pw.x's own has gone to bohr and back
+        _require_same(frame, asked, xml)
         frame.atoms.positions, frame.atoms.cell = asked.atoms.positions.copy(), asked.atoms.cell.copy()
     return frame
+
+
+def _require_same(frame: Frame, asked: Frame, xml: Path) -> None:
+    """Refuse the label of another structure than was asked for.
+
+    Raises
+    ------
+    DataError
+        When it is one.
+    """
+    difference = same_structure(frame.atoms, asked.atoms)
+    if difference is not None:
+        raise DataError(f"{xml}: not the structure that was asked for: {difference}; it is of another run")
 
 
 def _is_true(part: ElementTree.Element, name: str) -> bool:
@@ -234,6 +249,8 @@ def read_md(output: Path, xml: Path, asked: Frame) -> ReadResult:
             rejected.append((index, evaluation.reason or "SCF not converged (pw.x's XML file says so)"))
         else:
             frames.append(_frame(part, evaluation.stress, asked, xml, index))
+            if index == 0:
+                _require_same(frames[0], asked, xml)
     if printed.unfinished:
         rejected.append((len(steps), printed.unfinished))
     return ReadResult(frames, rejected)

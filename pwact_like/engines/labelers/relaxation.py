@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pwact_like.data.frames import Label
-from pwact_like.engines.labelers.calculators import CalculationError, CalculatorFactory, compute_label
+from pwact_like.engines.labelers.calculators import CalculationError, CalculatorFactory, attach, compute_label
 from pwact_like.units import BAR_PER_EV_PER_ANG3
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def relax(atoms: Atoms, make_calculator: CalculatorFactory, options: Mapping[str
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS, FIRE, LBFGS
 
-    atoms.calc = make_calculator()
+    try:
+        attach(atoms, make_calculator())
+    except CalculationError as error:
+        return None, 0, f"relaxation failed in step 0: {error}"
     moves_cell = bool(options["cell"]) and bool(atoms.pbc.all()) and atoms.cell.rank == 3
     target = FrechetCellFilter(atoms, scalar_pressure=options["pressure"] / BAR_PER_EV_PER_ANG3) if moves_cell else atoms
     optimizer = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}[options["optimizer"]](target, logfile=None)
