@@ -198,6 +198,10 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         and param.train.engine != "embedded"
     ):
         add("strategy.choice_descriptor", f"the descriptors of a model of {param.train.engine}", "use soap")
+    if param.strategy.uncertainty != "committee" and trainer is not None and trainer.built and trainer.name in ENGINES["train"]:
+        if trainer.name != "embedded":
+            what = f"{param.strategy.uncertainty} with {trainer.what}"
+            add("strategy.uncertainty", what, 'use committee, or the embedded trainer: "command": "pwact-like"')
     if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
         add("strategy.compress", f"compression with {trainer.what}", "set it to false")
     explorer = engine_info("explore", param.explore.engine)

@@ -385,6 +385,27 @@ def test_several_runs_in_one_input(tmp_path, monkeypatch, tersoffs):
     np.testing.assert_allclose(ends[1], ends[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("halted_at", [14, 20, 26])
+def test_a_command_between_two_runs_is_done_once_and_at_its_step(tmp_path, monkeypatch, tersoffs, halted_at):
+    """Wherever the job's time ends: before that step, at it, or after it."""
+    monkeypatch.setattr(lammps_input, "LOOK_EVERY_STEPS", halted_at)
+    lines = ("velocity all create 300 1", "fix md all nve", "run 20", "change_box all x scale 1.02 remap", "run 20")
+    explorer = LammpsExplorer(settings(*TERSOFF))
+    own = own_input(tmp_path / "own.lmps", *lines)
+    request = ExploreRequest(bulk("Si", cubic=True), tersoffs[:2], MD, 17, None, lmps_in=own)
+    whole, _, status = run_task(explorer, tmp_path / "whole", request)
+    assert status == 0
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(own))
+    first, files, status = run_task(explorer, tmp_path / "cut", request)
+    assert status == 75 and restart_step(first / "md.restart.stop") == halted_at
+    monkeypatch.delenv(STOP_FILE_VARIABLE)
+    second = start_attempt(tmp_path / "cut", files, 2)
+    assert run_commands(second, explorer.commands(LMP, request)) == 0, (second / "stdout").read_text()
+    ends = [explorer.frames(folder, [30, 40]) for folder in (whole, second)]
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(other.positions, one.positions, atol=1e-6)
+
+
 def test_a_lammps_without_plumed_is_refused(tmp_path, tersoffs, deep_potentials):
     plumed = tmp_path / "my plumed.dat"
     plumed.write_text("d: DISTANCE ATOMS=1,2\n")

@@ -2,8 +2,8 @@
 
 Ours are: units, boundary, atom_style, read_data and read_restart, mass, pair_style and pair_coeff, dump, restart and log,
 the variables DUMP_FREQ (trj_freq of md_jobs) and restart (1 in a run that goes on), and the seed of ``velocity … create``.
-A command that acts once on the atoms (velocity, set, displace_atoms, change_box) is skipped in a run that goes on, and
-``run N`` counts from the beginning, so that the same file serves the first attempt and every later one.
+A command that acts once on the atoms (velocity, set, displace_atoms, change_box) is done at its own step only, and ``run N``
+counts from the beginning, so that the same file serves the first attempt and every later one.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ class OwnInput:
         """in.lammps: the user's commands with our blocks in their places."""
         lines = [f"# written by pwact-like from the user's {self.path.name}", *ours.top, ""]
         structure_done = output_done = False
+        step = 0  # at which the commands stand
         for place, command in enumerate(self.commands):
             if _is_structure(command):
                 lines += [] if structure_done else ours.structure
@@ -132,11 +133,12 @@ class OwnInput:
                 lines += [] if output_done else ours.output
                 output_done = True
                 lines += _run_lines(self.runs[place], place, single=len(self.runs) == 1)
+                step = self.runs[place].ends
             elif command.name == "variable" and command.arguments[:1] in ((_DUMP_FREQ,), (_RESTART,)):
                 value = str(trj_freq) if command.arguments[0] == _DUMP_FREQ else "${pwl_resumed}"
                 lines.append(f"variable {command.arguments[0]} equal {value}")
             elif command.name not in OWNED:
-                lines += _kept(command, place, seed)
+                lines += _kept(command, place, seed, step)
         return "\n".join([*lines, *ours.end]) + "\n"
 
 
@@ -148,8 +150,8 @@ def _is_structure(command: Command) -> bool:
     return bool(inner) and all(found.name in ("read_data", "read_restart") for found in inner)
 
 
-def _kept(command: Command, place: int, seed: int) -> list[str]:
-    """A command of the user's, skipped in a run that goes on if it acts once on the atoms."""
+def _kept(command: Command, place: int, seed: int, step: int) -> list[str]:
+    """A command of the user's; if it acts once on the atoms, skipped where it was done already, or its step is not reached."""
     for inside, inner in command.branches():
         command = command.with_word(inside, _quoted(_seeded(inner, seed, place).text))
     command = _seeded(command, seed, place)
@@ -157,7 +159,9 @@ def _kept(command: Command, place: int, seed: int) -> list[str]:
     if not once:
         return [command.text]
     label = f"pwl_after_{place}"
-    return [f'if "${{pwl_resumed}} > 0" then "jump SELF {label}"', command.text, f"label {label}"]
+    # a run that was halted for the job's time ends before its last step, and the commands behind it are still read
+    skip = f"$(step) != {step} || ${{pwl_done}} == {step}" if step else "${pwl_resumed} > 0"
+    return [f'if "{skip}" then "jump SELF {label}"', command.text, f"label {label}"]
 
 
 def _seeded(command: Command, seed: int, place: int) -> Command:

@@ -103,7 +103,7 @@ def begin(folder: Path, task: LmpTask) -> int | None:
         kind, unit, found = rows
         write_rows(folder / EARLIER, kind, unit, {number: row for number, row in found.items() if number < step})
     (folder / RAW).unlink(missing_ok=True)
-    write_text(folder / BEGIN, begin_text(name))
+    write_text(folder / BEGIN, begin_text(name, step))
     return step
 
 

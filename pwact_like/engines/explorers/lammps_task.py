@@ -138,9 +138,14 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def begin_text(restart: str = "") -> str:
-    """Content of begin.lammps: whether the run goes on, and from which restart file."""
-    return f"variable pwl_resumed equal {int(bool(restart))}\nvariable pwl_restart string {restart or 'none'}\n"
+def begin_text(restart: str = "", step: int = 0) -> str:
+    """Content of begin.lammps: whether the run goes on, from which restart file, and at which step all commands were done already.
+
+    The file of a run that was halted is written behind all commands, those of a run's own every so many steps before the ones behind it.
+    """
+    done = step if restart == RESTARTS[2] else -1
+    lines = (f"pwl_resumed equal {int(bool(restart))}", f"pwl_restart string {restart or 'none'}", f"pwl_done equal {done}")
+    return "".join(f"variable {line}\n" for line in lines)
 
 
 def forces_name(index: int) -> str:
