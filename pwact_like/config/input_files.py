@@ -10,6 +10,7 @@ from pwact_like.config.elements import SYMBOLS
 from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.reader import Reader
 
+_OWN_K_POINTS = {"qe": r"^[ \t]*(K_POINTS)\b", "dftb": r"^[ \t]*(KPointsAndWeights)\b"}
 _FALSE = ("f", ".false.", "false", ".f.")
 
 
@@ -48,7 +49,11 @@ def check_stage_input(reader: Reader, path: str, engine: str, stage: str, entry:
     entry, labelling
         The input, and what else the program gets (None when that could not be read).
     """
-    if entry.input is None or not entry.input.is_file() or engine not in ("pwmat", "vasp"):
+    if entry.input is None or not entry.input.is_file():
+        return
+    if engine in _OWN_K_POINTS and entry.kspacing is not None:
+        _note_own_k_points(reader, path, engine, entry.input, entry.kspacing)
+    if engine not in ("pwmat", "vasp"):
         return
     try:
         settings = settings_of(entry.input)
@@ -59,6 +64,15 @@ def check_stage_input(reader: Reader, path: str, engine: str, stage: str, entry:
         _check_etot(reader, path, stage, entry, settings, labelling)
     else:
         _check_incar(reader, path, stage, entry, settings)
+
+
+def _note_own_k_points(reader: Reader, path: str, engine: str, file: Path, kspacing_per_ang: float) -> None:
+    try:
+        found = re.search(_OWN_K_POINTS[engine], file.read_text(encoding="utf-8", errors="replace"), re.IGNORECASE | re.MULTILINE)
+    except OSError:
+        return  # the engine says so when it reads it
+    if found is not None:
+        reader.note(path, f"{file.name} has {found[1]}, which has no effect: the kspacing {kspacing_per_ang:g} holds")
 
 
 def uses_dftb(entry: StageInput) -> bool:

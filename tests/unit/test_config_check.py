@@ -239,6 +239,17 @@ def test_labels_without_a_virial_are_announced(tmp_path):
         assert any("the labels have no virial" in note for note in notes) == told
 
 
+@pytest.mark.parametrize(("engine", "card"), [("qe", "  k_points automatic\n2 2 2 1 1 1\n"), ("dftb", "KPointsAndWeights = { }\n")])
+def test_k_points_that_a_kspacing_replaces_are_announced(tmp_path, engine, card):
+    settings = run_files(tmp_path)
+    (tmp_path / "Si.UPF").write_text('<PP_HEADER element="Si" functional="PBE"/>')
+    (tmp_path / "label.input").write_text(f"! a comment\n{card}")
+    for entry, told in (({"kspacing": 0.3}, True), ({}, False)):
+        settings["DFT"] = {"dft_style": engine, "input": "label.input", "pseudo": "Si.UPF", "in_skf": str(tmp_path)} | entry
+        notes = " ".join(examine(tmp_path, settings).notes)
+        assert ("has no effect: the kspacing 0.3 holds" in notes) == told
+
+
 def test_k_points_set_twice_for_pwmat(tmp_path):
     settings = run_files(tmp_path)
     (tmp_path / "scf.input").write_text("4 1\njob = scf\nmp_n123 = 1 1 1 0 0 0\n")

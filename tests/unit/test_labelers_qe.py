@@ -400,6 +400,8 @@ def test_a_real_md_that_stopped_at_an_scf(tmp_path):
     np.testing.assert_allclose(third.atoms.positions[1], [1.2470688644, 1.2733522219, 1.2802204604], atol=2e-10)
     # "total stress", third block, row 2 column 3, in Ry/bohr³; the volume is 2.715³·2 Å³; positive under compression, no kinetic part
     assert third.label.virial_ev[1, 2] == pytest.approx(0.00129074 * HARTREE / 2 / BOHR**3 * 2 * 2.715**3, rel=1e-8)
+    # the first block, row 1 column 1: each frame has its own
+    assert first.label.virial_ev[0, 0] == pytest.approx(0.00022845 * HARTREE / 2 / BOHR**3 * 2 * 2.715**3, rel=1e-6)
     assert [frame.origin.step for frame in (first, third)] == [0, 2]
     # an XML file that lacks a step: which stress belongs to which structure would be a guess
     xml = (task / "pw.xml").read_text()

@@ -371,6 +371,17 @@ def test_a_relaxation_must_say_that_it_is_done(inputs, tmp_path):
     assert isinstance(outcome, Reject) and "relaxation not converged" in outcome.reason
 
 
+def test_a_relaxation_whose_last_step_did_not_converge_gives_no_earlier_one(inputs, tmp_path):
+    labeler = ran(inputs, tmp_path, "relax", vasp_files.RELAX)
+    assert isinstance(labeler.outcome(tmp_path, "relax"), Ok)
+    (tmp_path / "vasprun.xml").unlink()
+    before, reached, after = (tmp_path / "OUTCAR").read_text().rpartition("aborting loop because EDIFF is reached")
+    assert reached in before
+    (tmp_path / "OUTCAR").write_text(f"{before}aborting loop EDIFF was not reached (unconverged){after}")
+    outcome = labeler.outcome(tmp_path, "relax")
+    assert isinstance(outcome, Reject) and "the last structure of the relaxation" in outcome.reason
+
+
 def test_a_box_has_no_virial(inputs, tmp_path):
     slab = metal()
     slab.pbc = [True, True, False]
