@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pwact_like.config.lammps_styles import EMBEDDED
 from pwact_like.errors import NotAvailableError
 
 if TYPE_CHECKING:
@@ -77,6 +78,17 @@ def explorer_for(settings: Explore) -> Explorer:
     """The exploring engine of these settings. Raises as `labeler_for`."""
     explorer: Explorer = _class_of("explorer", settings.engine, EXPLORERS).from_settings(settings)
     return explorer
+
+
+def explorer_that_ran(present: Explorer, settings: Explore, engine: str) -> Explorer:
+    """The engine that has explored, to read what it left: the present one, unless the settings were edited since.
+
+    Raises as `labeler_for`.
+    """
+    if engine == present.name:
+        return present
+    # a pair style tells how to run, and reading needs none: that of the present settings may be none of LAMMPS's
+    return explorer_for(settings.model_copy(update={"engine": engine, "lmps_pair": (EMBEDDED,)}))
 
 
 def availability(role: str, name: str) -> str:

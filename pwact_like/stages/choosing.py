@@ -17,7 +17,8 @@ from pwact_like.data.frames import Frame, Origin
 from pwact_like.engines.choosers.embedded import EmbeddedChooser
 from pwact_like.engines.choosers.script import ScriptChooser
 from pwact_like.engines.protocols import ChoiceRequest, Chooser
-from pwact_like.fsio import read_json, write_json, write_manifest
+from pwact_like.errors import InputError, Problem
+from pwact_like.fsio import is_finished, read_json, write_json, write_manifest
 from pwact_like.jobs.types import Task, TaskResult
 from pwact_like.outcome import Outcome, TaskFiles
 from pwact_like.seeds import derive_seed
@@ -69,7 +70,7 @@ class ChoiceStage(Stage):
 
     def __post_init__(self) -> None:
         """Name the folders."""
-        self.folder = self.request.folder.parent / "choice"
+        self.folder = choice_folder(self.request)
         self._task = self.folder / "task"
 
     def plan(self) -> list[Task]:
@@ -153,6 +154,26 @@ def prepare(request: SelectionRequest, settings: ChoiceSettings, folder: Path, t
         model=settings.model,
     )
     return settings.chooser.write(task, choice)
+
+
+def refuse_begun_choice(request: SelectionRequest) -> None:
+    """Refuse to draw at random while a choice among the candidates is under way: its job would be nobody's.
+
+    Raises
+    ------
+    InputError
+        With the cure.
+    """
+    place, folder = request.place, choice_folder(request)
+    if (folder / "task").exists() and not is_finished(folder):
+        what = f"a choice among the candidates of iteration {place.iteration} was begun ({folder}), and now none is asked for"
+        cure = f"undo the change until it is done, or end it: pwact-like rewind --to {place.iteration}:select"
+        raise InputError(Problem("param.json: strategy.choice", what, cure))
+
+
+def choice_folder(request: SelectionRequest) -> Path:
+    """Beside the selection's."""
+    return request.folder.parent / "choice"
 
 
 def choice_settings(strategy: Strategy, known: tuple[DataPath, ...], model: Path) -> ChoiceSettings | None:

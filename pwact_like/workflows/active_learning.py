@@ -18,7 +18,7 @@ from pwact_like.errors import InputError, JobError, Problem
 from pwact_like.fsio import is_finished, read_manifest
 from pwact_like.seeds import derive_seed
 from pwact_like.stages.base import Place
-from pwact_like.stages.choosing import ChoiceStage, choice_settings
+from pwact_like.stages.choosing import ChoiceStage, choice_settings, refuse_begun_choice
 from pwact_like.stages.exploration import ExplorationStage, entry_explored, exploration_folder, plan_runs
 from pwact_like.stages.initial_data import DATASET_FOLDER, InitialDataRequest, InitialDataStage
 from pwact_like.stages.labelling import LabelGates, LabelStage, label_folder
@@ -115,7 +115,10 @@ class Campaign:
         self._drive(exploration)
         self._take_edits(within=iteration)
         selection = self._selection(iteration, exploration)
-        if not selection.finished and (settings := choice_settings(self.param.strategy, self._train_data(iteration), training.models[0])):
+        settings = choice_settings(self.param.strategy, self._train_data(iteration), training.models[0])
+        if not selection.finished and settings is None:
+            refuse_begun_choice(selection.request)
+        elif not selection.finished and settings is not None:
             choice = ChoiceStage(selection.request, settings, self.session.command("direct"), self.session.fork)
             self._drive(choice)
             selection = SelectionStage(replace(selection.request, choice=choice.folder), self.session.fork)
@@ -127,7 +130,7 @@ class Campaign:
             self._refuse_mixed_theory(iteration)
         self._drive(labelling)
         if not self.param.reserve_md_traj and not is_thinned(exploration.folder):
-            self.session.fork(thin_trajectories, self.explorer, exploration.folder, selection.folder, self.param.work_dir)
+            self.session.fork(thin_trajectories, selection.request.explorer, exploration.folder, selection.folder, self.param.work_dir)
         chosen = selection.facts
         return IterationFacts(
             entry=entry,
@@ -269,10 +272,12 @@ class Campaign:
         )
 
     def _selection(self, iteration: int, exploration: ExplorationStage) -> SelectionStage:
+        from pwact_like.engines.registry import explorer_that_ran
+
         levels = levels_to_select(self._places(iteration + 1), self.param.strategy)
         request = selection_request(
             self._place(iteration),
-            self.explorer,
+            explorer_that_ran(self.explorer, self.param.explore, exploration.facts["engine"]),
             exploration.folder,
             self.param.strategy,
             levels.levels,

@@ -111,20 +111,22 @@ class DeepmdTrainer(Trainer):
         """
         if init_model is None:
             return ""
-        if init_model.suffix != Path(self.model_file).suffix:
-            raise InputError(
-                Problem(
-                    str(init_model),
-                    f"this is no model of DeePMD-kit's {self.backend} route, whose models end in {Path(self.model_file).suffix}",
-                    "convert it (dp convert-backend), or set train.deepmd.backend",
-                )
-            )
         for path in self.taken_over(init_model).values():
             links.append((f"{INIT}/{path.name}", str(path.resolve())))
         return init_model.name
 
     def taken_over(self, model: Path) -> dict[str, Path]:
-        """The model, with its checkpoint and input where both are whole: of a frozen model alone a compressed one cannot go on."""
+        """The model, with its checkpoint and input where both are whole: of a frozen model alone a compressed one cannot go on.
+
+        Raises
+        ------
+        InputError
+            For a model of another backend or program.
+        """
+        suffix = Path(self.model_file).suffix
+        if model.suffix != suffix:
+            what = f"this is no model of DeePMD-kit's {self.backend} route, whose models end in {suffix}"
+            raise InputError(Problem(str(model), what, "convert it (dp convert-backend), or set train.deepmd.backend"))
         beside = {name: model.with_name(name) for name in (*CHECKPOINTS[self.backend], USED_INPUT)}
         return {self.model_file: model, **(beside if all(path.is_file() for path in beside.values()) else {})}
 

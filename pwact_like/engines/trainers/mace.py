@@ -100,6 +100,8 @@ class MaceTrainer(ExternalTrainer):
         """
         if model.suffix == ".model":
             raise InputError(Problem(str(model), "LAMMPS cannot read it", f"give what {CONVERT} makes of it, in the same folder"))
+        if model.suffix != ".pt":
+            raise InputError(Problem(str(model), "no model of MACE for LAMMPS, whose name ends in .pt", f"give what {CONVERT} makes"))
         before = model.parent / CHECKPOINT
         return {MODEL: model} | ({CHECKPOINT: before} if before.is_file() else {})
 

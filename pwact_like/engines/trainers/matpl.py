@@ -138,6 +138,9 @@ class MatplTrainer(ExternalTrainer):
         if model.suffix == ".ckpt":
             cure = f"turn it into one (MatPL {'totxt' if self.model_file == NEP_TEXT else 'script'} {model.name}) and give that"
             raise InputError(Problem(str(model), f"a checkpoint cannot be explored with; LAMMPS wants a {self.model_file}", cure))
+        if model.suffix != Path(self.model_file).suffix:
+            what = f"this is no model of MatPL's {'NEP' if self.model_file == NEP_TEXT else 'DP'}"
+            raise InputError(Problem(str(model), what, f"LAMMPS wants a file like {self.model_file}; give such a one"))
         beside = model.parent / self.checkpoint
         return {self.model_file: model} | ({self.checkpoint: beside} if beside.is_file() else {})
 

@@ -90,6 +90,18 @@ class NepTrainer(ExternalTrainer):
         """Merge the data, train in torchnep's environment, put the results into our form."""
         return own_step(_JOB, "prepare"), f"{command.strip() or 'python'} {SCRIPT} >>{LOG}", own_step(_JOB, "finish")
 
+    def taken_over(self, model: Path) -> dict[str, Path]:
+        """The potential itself.
+
+        Raises
+        ------
+        InputError
+            For a model of another kind.
+        """
+        if model.suffix != ".txt":
+            raise InputError(Problem(str(model), "a NEP in text is wanted", f"give a {MODEL}"))
+        return super().taken_over(model)
+
     def check_model(self, folder: Path) -> None:
         """Insist on as many finite numbers as the file's head says."""
         check_nep(folder / MODEL)
