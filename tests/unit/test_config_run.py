@@ -150,6 +150,13 @@ def test_the_users_own_lammps_inputs(tmp_path):
     assert "explore.lmps_in[1]" in problems(tmp_path, changed(settings, "explore.lmps_in.1", "in9.lmps"))
 
 
+def test_only_the_embedded_trainer_knows_its_errors(tmp_path):
+    for engine, told in (("deepmd", True), ("chgnet", True), ("embedded", False)):
+        settings = changed(changed(run_files(tmp_path), "train.engine", engine), "strategy", {"uncertainty": "kpu"})
+        found = [problem for problem in unavailable(load(tmp_path, settings)) if "strategy.uncertainty" in problem.where]
+        assert bool(found) == told, engine
+
+
 def test_globs_are_expanded_and_sorted(tmp_path):
     settings = run_files(tmp_path)
     for name in ("b/2.poscar", "a/10.poscar", "a/1.poscar", "a/.hidden.poscar", "odd[1].poscar"):
