@@ -85,7 +85,7 @@ def explorer_that_ran(present: Explorer, settings: Explore, engine: str) -> Expl
 
     Raises as `labeler_for`.
     """
-    if engine == present.name:
+    if engine in ("", present.name):  # an exploration of an older version does not tell
         return present
     # a pair style tells how to run, and reading needs none: that of the present settings may be none of LAMMPS's
     return explorer_for(settings.model_copy(update={"engine": engine, "lmps_pair": (EMBEDDED,)}))

@@ -277,7 +277,7 @@ class Campaign:
         levels = levels_to_select(self._places(iteration + 1), self.param.strategy)
         request = selection_request(
             self._place(iteration),
-            explorer_that_ran(self.explorer, self.param.explore, exploration.facts["engine"]),
+            explorer_that_ran(self.explorer, self.param.explore, exploration.facts.get("engine", "")),
             exploration.folder,
             self.param.strategy,
             levels.levels,
