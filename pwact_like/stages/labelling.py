@@ -17,7 +17,7 @@ from pwact_like.fsio import delete_with_ledger, read_json, relative_path, write_
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
-from pwact_like.stages.base import Fork, Place, Stage, TaskMaker, check_budget
+from pwact_like.stages.base import Fork, Place, Secrets, Stage, TaskMaker, check_budget
 from pwact_like.stages.label_batches import Batches
 from pwact_like.stages.selection import FRAMES_FILE, SELECTION_FILE
 
@@ -99,14 +99,15 @@ class LabelStage(Stage):
             return batches.plan(self.labeler, self.entry, self.command, rows, self._asked(rows))
         make_task = TaskMaker(self.place)
         tasks = []
-        for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):
-            if row["reject"] is not None:
-                continue
-            seed = derive_seed(self.place.root_seed, self.place.iteration, "label", index)
-            request = LabelRequest("scf", frame.atoms, self.entry, seed)
-            folder = self.task_folder(row)
-            files = self.labeler.write(folder, request)
-            tasks.append(make_task(self.labeler.name, folder, "DFT", self.labeler.commands(self.command, request), files, seed))
+        with Secrets() as secrets:
+            for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):
+                if row["reject"] is not None:
+                    continue
+                seed = derive_seed(self.place.root_seed, self.place.iteration, "label", index)
+                request = LabelRequest("scf", frame.atoms, self.entry, seed)
+                folder = self.task_folder(row)
+                files = secrets.write(self.labeler, folder, request)
+                tasks.append(make_task(self.labeler.name, folder, "DFT", self.labeler.commands(self.command, request), files, seed))
         return tasks
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
