@@ -142,6 +142,7 @@ class LabelStage(Stage):
         batches = self._batches
         folders = batches.folders(rows) if batches else {index: self.task_folder(row) for index, row in enumerate(rows)}
         of_batches = batches.read(self.labeler, rows, results) if batches else {}
+        theory = self.labeler.level_of_theory(self.entry)
         for index, (row, asked) in enumerate(zip(rows, self._asked(rows), strict=True)):
             folder = folders.get(index, self.task_folder(row))  # a rejected one is in no batch
             if row["reject"] is not None:
@@ -152,7 +153,7 @@ class LabelStage(Stage):
             if isinstance(found, str):
                 rejected.append((row, folder, found))
             else:
-                labelled.append(found)
+                labelled.append(replace(found, level_of_theory=theory))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / REJECTED_FILE, self._rejected_text(rejected))
         check_budget(len(rejected), len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
@@ -189,7 +190,7 @@ class LabelStage(Stage):
             step=int(row["step"]),
             seed=derive_seed(self.place.root_seed, self.place.iteration, "label", index),
         )
-        return replace(frame, origin=origin, level_of_theory=self.labeler.level_of_theory(self.entry))
+        return replace(frame, origin=origin)
 
     def _write_product(self, labelled: list[Frame], rejected: Sequence[Rejection]) -> tuple[list[str], dict[str, Any]]:
         from pwact_like.data.dataset import split
