@@ -1,4 +1,7 @@
-"""What a labelling program's own input files say that matters before a job is queued: PWmat's etot.input, VASP's INCAR and POTCAR."""
+"""What a labelling program's own input files say that matters before a job is queued.
+
+K-points and electronic thresholds, PWmat's etot.input, VASP's INCAR and POTCAR.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,13 @@ from pwact_like.config.labelling import LabelSettings
 from pwact_like.config.reader import Reader
 
 _OWN_K_POINTS = {"qe": r"^[ \t]*(K_POINTS)\b", "dftb": r"^[ \t]*(KPointsAndWeights)\b"}
+# engine → the threshold's key and unit, where it stands, and the loosest value with which labels are free of visible noise
+_THRESHOLDS = {
+    "qe": ("conv_thr", " Ry", r"^[^!#\n]*?(?<![\w])conv_thr[ \t]*=[ \t]*([\d.+\-deDE]+)", 1e-6),
+    "cp2k": ("EPS_SCF", "", r"^[ \t]*EPS_SCF[ \t:=]+([\d.+\-deDE]+)", 1e-5),
+}
+_LOOSEST_EDIFF_EV = 1e-4  # VASP's default
+_BLOECHL = ("-5", "-15")
 _FALSE = ("f", ".false.", "false", ".f.")
 
 
@@ -53,6 +63,8 @@ def check_stage_input(reader: Reader, path: str, engine: str, stage: str, entry:
         return
     if engine in _OWN_K_POINTS and entry.kspacing is not None:
         _note_own_k_points(reader, path, engine, entry.input, entry.kspacing)
+    if engine in _THRESHOLDS:
+        _note_threshold(reader, path, engine, entry.input)
     if engine not in ("pwmat", "vasp"):
         return
     try:
@@ -73,6 +85,30 @@ def _note_own_k_points(reader: Reader, path: str, engine: str, file: Path, kspac
         return  # the engine says so when it reads it
     if found is not None:
         reader.note(path, f"{file.name} has {found[1]}, which has no effect: the kspacing {kspacing_per_ang:g} holds")
+
+
+def _note_threshold(reader: Reader, path: str, engine: str, file: Path) -> None:
+    """Tell of an electronic threshold that leaves noise in forces and stresses."""
+    key, unit, pattern, loosest = _THRESHOLDS[engine]
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # the engine says so when it reads it
+    found = [number for word in re.findall(pattern, text, re.IGNORECASE | re.MULTILINE) if (number := _fortran(word)) is not None]
+    if found and min(found) > loosest:  # an outer loop of CP2K goes on to its own, tighter one
+        reader.note(path, _loose(file.name, key, min(found), unit, f"set {key} = {loosest / 100:.0e} or less"))
+
+
+def _loose(name: str, key: str, value: float, unit: str, cure: str) -> str:
+    return f"{name} has {key} = {value:g}{unit}: an SCF counts as converged so early that forces and stresses carry its noise; {cure}"
+
+
+def _fortran(word: str) -> float | None:
+    """A number, which Fortran may write as 1.0d-6; None when it is none."""
+    try:
+        return float(re.sub("[dD]", "e", word))
+    except ValueError:
+        return None
 
 
 def uses_dftb(entry: StageInput) -> bool:
@@ -108,6 +144,17 @@ def _check_incar(reader: Reader, path: str, stage: str, entry: StageInput, setti
             reader.note(path, f"{name} has {' and '.join(moving)}: a single point must not move the atoms (NSW = 0, IBRION = -1)")
     if stage == "aimd" and "ISIF" not in settings:
         reader.note(path, f"{name} has no ISIF: VASP computes no stress in MD then, and the labels have no virial; set ISIF = 2 to have it")
+    ediff = _fortran((settings.get("EDIFF", "").split() or [""])[0])
+    if "EDIFF" not in settings:
+        reader.note(path, f"{name} has no EDIFF: VASP's default of 1e-4 eV holds, which leaves noise in the forces; set EDIFF = 1E-6")
+    elif ediff is not None and ediff > _LOOSEST_EDIFF_EV * (1 + 1e-9):
+        reader.note(path, _loose(name, "EDIFF", ediff, " eV", "set EDIFF = 1E-6"))
+    if (settings.get("ISMEAR", "").split() or [""])[0] in _BLOECHL:
+        reader.note(
+            path,
+            f"{name} has ISMEAR = {settings['ISMEAR']}: with Blöchl's tetrahedra the forces of a metal are wrong by some per cent "
+            "(those of an insulator are right); set ISMEAR = 1 with SIGMA = 0.2 for a metal, 0 with a small SIGMA where it may be either",
+        )
     full = [key for key in ("LWAVE", "LCHARG") if settings.get(key, "T").lower() not in _FALSE]
     if full:
         reader.note(path, f"{' and '.join(full)} not .FALSE. in {name}: every job leaves WAVECAR or CHGCAR, which fills the disk")

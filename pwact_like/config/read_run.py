@@ -15,7 +15,7 @@ from pwact_like.config.pieces import ResourceView, campaign_name
 from pwact_like.config.read_lammps import read_lammps
 from pwact_like.config.read_train import read_train
 from pwact_like.config.reader import Reader, describe
-from pwact_like.config.run import Convergence, Dft, Explore, MdJob, RunParam, Strategy
+from pwact_like.config.run import DEFAULT_QUOTA, Convergence, Dft, Explore, MdJob, RunParam, Strategy
 from pwact_like.config.sections import (
     listed,
     model_keys,
@@ -28,6 +28,7 @@ from pwact_like.config.sections import (
 from pwact_like.config.source import Pairs, Table
 from pwact_like.config.train import KPU_FILE, UNCERTAINTY_FILE, TrainSettings
 
+MANY_IN_A_SCRIPT = 50
 HIGH_LEVEL_EV_PER_ANG = 10.0
 LONG_TIME_CONSTANT_PS = 10.0
 _DEVIATION_LEVELS = ("lower_model_devi_f", "upper_model_devi_f")
@@ -72,6 +73,8 @@ def read_run(reader: Reader, table: Table, resources: ResourceView, source: Path
         _put(given, failed, "dft", _dft(reader, section, resources, source) if section else None)
         pseudo_path = section.where("pseudo") if section else pseudo_path
     param = reader.build(RunParam, table, given=given, failed=failed, handled=("train_input_file",))
+    if param is not None:
+        _note_long_script(reader, table.where("DFT"), param)
     _cross_checks(reader, table, given, strategy, train)
     if probes is not None and reader.base_exists:
         examine_run(reader, probes, given, configs, pseudo_path)
@@ -309,6 +312,30 @@ def _dft(reader: Reader, table: Table, resources: ResourceView, source: Path) ->
     if needs_command("label", engine):
         resources.require_command("dft", needs_command("label", engine))
     return Dft(labelling=labelling, entry=entry) if labelling is not None and entry is not None else None
+
+
+def _note_long_script(reader: Reader, path: str, param: RunParam) -> None:
+    """A labelling script has no checkpoint: tell how much one call may have to do."""
+    if param.dft.labelling.bigmodel_script is None:
+        return
+    most = 0
+    for entry in param.explore.md_jobs:
+        quotas = [(job.select_sys or (param.strategy.max_select,), job.sys_idx) for job in entry]
+        files = [
+            (given[0] if len(given) == 1 else given[place], len(param.explore.sys_configs[index].files))
+            for given, indices in quotas
+            for place, index in enumerate(indices)
+        ]
+        most = max(most, sum((DEFAULT_QUOTA if quota is None else quota) * count for quota, count in files))
+    if param.strategy.choice_num is not None and param.strategy.chosen_by != "random":
+        most = min(most, param.strategy.choice_num)
+    if most > MANY_IN_A_SCRIPT:
+        reader.note(
+            f"{path}.bigmodel_script",
+            f"one call of {param.dft.labelling.bigmodel_script.name} labels all structures of an iteration, {most} at most, and begins "
+            "anew where its job is cut off: give it the time for them, or lower max_select; a model that is named (model, in place of the "
+            "script) goes on where it was",
+        )
 
 
 def _cross_checks(reader: Reader, table: Table, given: dict[str, Any], strategy: Strategy | None, train: TrainSettings | None) -> None:

@@ -28,6 +28,7 @@ from pwact_like.config.train import TrainSettings, UncertaintySettings
 from pwact_like.units import time_step_problem
 
 MAX_TEMPERATURE_K = 1.0e5
+DEFAULT_QUOTA = 100  # PWact's: labels of an explored structure when neither select_sys nor max_select is set
 RELATIVE_LOWER, RELATIVE_UPPER = 0.5, 1.5  # PWact's kpu_lower and kpu_upper
 _LEARNED = UncertaintySettings()
 Ensemble = Literal["nve", "nvt", "npt-iso", "npt-aniso", "npt-tri"]

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from pwact_like.engines.protocols import Labeler, LabelRequest
 from pwact_like.errors import BudgetExceededError, JobError
 from pwact_like.fsio import is_finished, read_manifest, relative_path
 from pwact_like.jobs.types import Task, TaskResult, TaskState
@@ -109,6 +111,32 @@ class TaskMaker:
             files=files,
             seed=seed,
         )
+
+
+class Secrets:
+    """A context for a plan: where it fails, licensed files (POTCAR) that it has written are taken back.
+
+    What lay there before stays: jobs that wait may need it.
+    """
+
+    def __init__(self) -> None:
+        self._written: list[Path] = []
+
+    def __enter__(self) -> Self:
+        """Nothing is written yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Take back what was written, when something went wrong."""
+        for path in self._written if kind is not None else ():
+            path.unlink(missing_ok=True)
+
+    def write(self, labeler: Labeler, folder: Path, request: LabelRequest) -> TaskFiles:
+        """``labeler.write``, watched."""
+        before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        files = labeler.write(folder, request)
+        self._written += [folder / name for name in files.secret if name not in before]
+        return files
 
 
 def failures(results: Mapping[str, TaskResult]) -> list[TaskResult]:

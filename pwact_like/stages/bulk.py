@@ -19,7 +19,7 @@ from pwact_like.fsio import MANIFEST_NAME, relative_path, write_manifest, write_
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed, sha256_file
-from pwact_like.stages.base import Fork, Place, Stage, TaskMaker
+from pwact_like.stages.base import Fork, Place, Secrets, Stage, TaskMaker
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -171,19 +171,20 @@ class LabellingStage(BulkStage):
         tasks = []
         problems: dict[Problem, None] = {}  # in order, each once
         self._asked = []
-        for asked, atoms in self.structures():
-            request = LabelRequest(self.kind, atoms, self.entry(asked.system), asked.seed)
-            folder = self.folder / asked.task
-            try:
-                files = self.labeler.write(folder, request)
-                commands = self.labeler.commands(self.command, request)
-            except InputError as error:
-                problems.update(dict.fromkeys(error.problems))
-                continue
-            tasks.append(make_task(self.labeler.name, folder, self.section, commands, files, asked.seed))
-            self._asked.append(asked)
-        if problems:
-            raise InputError(list(problems))
+        with Secrets() as secrets:
+            for asked, atoms in self.structures():
+                request = LabelRequest(self.kind, atoms, self.entry(asked.system), asked.seed)
+                folder = self.folder / asked.task
+                try:
+                    files = secrets.write(self.labeler, folder, request)
+                    commands = self.labeler.commands(self.command, request)
+                except InputError as error:
+                    problems.update(dict.fromkeys(error.problems))
+                    continue
+                tasks.append(make_task(self.labeler.name, folder, self.section, commands, files, asked.seed))
+                self._asked.append(asked)
+            if problems:
+                raise InputError(list(problems))
         return tasks
 
     def judge(self, task: Task, attempt: Path) -> Outcome:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pwact_like.config.run import DEFAULT_QUOTA
 from pwact_like.engines.protocols import Explorer, ExploreRequest, ExploreUncertainty, MdSettings
 from pwact_like.fsio import is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pwact_like.config.run import MdJob
 
 ReadStructure = Callable[[Path, str | None], "Atoms"]
-
-DEFAULT_QUOTA = 100  # PWact's, when neither select_sys nor max_select is set
 
 
 @dataclass(frozen=True)

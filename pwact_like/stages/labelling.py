@@ -17,7 +17,7 @@ from pwact_like.fsio import delete_with_ledger, read_json, relative_path, write_
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
-from pwact_like.stages.base import Fork, Place, Stage, TaskMaker, check_budget
+from pwact_like.stages.base import Fork, Place, Secrets, Stage, TaskMaker, check_budget
 from pwact_like.stages.label_batches import Batches
 from pwact_like.stages.selection import FRAMES_FILE, SELECTION_FILE
 
@@ -99,14 +99,15 @@ class LabelStage(Stage):
             return batches.plan(self.labeler, self.entry, self.command, rows, self._asked(rows))
         make_task = TaskMaker(self.place)
         tasks = []
-        for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):
-            if row["reject"] is not None:
-                continue
-            seed = derive_seed(self.place.root_seed, self.place.iteration, "label", index)
-            request = LabelRequest("scf", frame.atoms, self.entry, seed)
-            folder = self.task_folder(row)
-            files = self.labeler.write(folder, request)
-            tasks.append(make_task(self.labeler.name, folder, "DFT", self.labeler.commands(self.command, request), files, seed))
+        with Secrets() as secrets:
+            for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):
+                if row["reject"] is not None:
+                    continue
+                seed = derive_seed(self.place.root_seed, self.place.iteration, "label", index)
+                request = LabelRequest("scf", frame.atoms, self.entry, seed)
+                folder = self.task_folder(row)
+                files = secrets.write(self.labeler, folder, request)
+                tasks.append(make_task(self.labeler.name, folder, "DFT", self.labeler.commands(self.command, request), files, seed))
         return tasks
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
@@ -141,6 +142,7 @@ class LabelStage(Stage):
         batches = self._batches
         folders = batches.folders(rows) if batches else {index: self.task_folder(row) for index, row in enumerate(rows)}
         of_batches = batches.read(self.labeler, rows, results) if batches else {}
+        theory = self.labeler.level_of_theory(self.entry)
         for index, (row, asked) in enumerate(zip(rows, self._asked(rows), strict=True)):
             folder = folders.get(index, self.task_folder(row))  # a rejected one is in no batch
             if row["reject"] is not None:
@@ -151,7 +153,7 @@ class LabelStage(Stage):
             if isinstance(found, str):
                 rejected.append((row, folder, found))
             else:
-                labelled.append(found)
+                labelled.append(replace(found, level_of_theory=theory))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / REJECTED_FILE, self._rejected_text(rejected))
         check_budget(len(rejected), len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
@@ -188,7 +190,7 @@ class LabelStage(Stage):
             step=int(row["step"]),
             seed=derive_seed(self.place.root_seed, self.place.iteration, "label", index),
         )
-        return replace(frame, origin=origin, level_of_theory=self.labeler.level_of_theory(self.entry))
+        return replace(frame, origin=origin)
 
     def _write_product(self, labelled: list[Frame], rejected: Sequence[Rejection]) -> tuple[list[str], dict[str, Any]]:
         from pwact_like.data.dataset import split

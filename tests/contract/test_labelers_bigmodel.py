@@ -142,6 +142,17 @@ class TestChgnet(ModelContract):
         ((frame,), _) = self.label(tmp_path, silicon(), "relax")
         assert (4 * frame.atoms.get_volume()) ** (1 / 3) == pytest.approx(5.46, abs=0.05)
 
+    @pytest.mark.parametrize("kind", ["scf", "relax", "aimd"])
+    def test_an_atom_without_neighbours_is_refused(self, tmp_path, kind):
+        """CHGNet's graph leaves it out: a constant energy and no force, at whatever distance."""
+        atoms = silicon()
+        atoms.set_cell(np.diag([15.0, 15.0, 30.0]))
+        atoms.append("O")
+        atoms.positions[-1] = [0, 0, 15]
+        frames, outcome = self.label(tmp_path, atoms, kind)
+        assert frames == [] and isinstance(outcome, Reject)
+        assert "1 isolated atom(s) with atom_graph_cutoff=6" in outcome.reason
+
     def test_a_molecule_is_refused(self, tmp_path):
         from ase.build import molecule
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +171,43 @@ class TestQe(LabelerContract):
         assert f"1 of {count + 1} frames dropped (evaluations {count})" in note and f"ended early: {count + 1} of 6 frames" in note
         note, count = outcomes["scf_must_converge = .false."]
         assert f"{6 - count} of 6 frames dropped" in note and 0 < count < 6 and "SCF not converged (accuracy" in note
+
+    def stopped_md(self, tmp_path, routine: str):
+        """A real MD that is ended after three frames or more; pw.x's own box of errors in place of the kill."""
+        self.write_template(nstep=40)
+        labeler, entry = self.labeler(), StageInput(input=self.path, kspacing=1.3)
+        request = LabelRequest("aimd", self.atoms(), entry, 7)
+        files = labeler.write(tmp_path / "task", request)
+        attempt = start_attempt(tmp_path / "task", files, 1)
+        output = attempt / OUTPUT_FILE
+        with output.open("wb") as stream:
+            process = subprocess.Popen(["pw.x", "-in", "pw.in"], cwd=attempt, stdout=stream)
+        while process.poll() is None and output.read_text().count("Forces acting") < 3:
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        shutil.move(attempt / "out" / "label.save" / "data-file-schema.xml", attempt / "pw.xml")
+        killed = labeler.outcome(attempt, "aimd")
+        bar = "%" * 78
+        with output.open("a") as stream:
+            stream.write(f"\n {bar}\n     Error in routine {routine} (99):\n     problems computing cholesky\n {bar}\n")
+        return labeler, attempt, killed
+
+    def test_frames_before_a_box_of_errors_are_kept(self, tmp_path):
+        labeler, attempt, killed = self.stopped_md(tmp_path, "cdiaghg")
+        assert isinstance(killed, Retry)  # as for the other programs: another attempt may give the whole run
+        outcome = labeler.outcome(attempt, "aimd")
+        frames = labeler.read(attempt, "aimd")
+        assert isinstance(outcome, Ok) and len(frames) >= 2
+        assert "pw.x stopped in cdiaghg: problems computing cholesky" in outcome.note and "of 40 frames" in outcome.note
+        for number, frame in ((0, frames[0]), (1, frames[-1])):  # each belongs to its structure
+            ((again,), _) = self.label(tmp_path / str(number), frame.atoms)
+            assert frame.label.energy_ev == pytest.approx(again.label.energy_ev, abs=1e-5)
+            np.testing.assert_allclose(frame.label.forces_ev_per_ang, again.label.forces_ev_per_ang, atol=2e-3)
+
+    def test_a_box_of_errors_for_the_machines_sake_is_tried_again(self, tmp_path):
+        labeler, attempt, _ = self.stopped_md(tmp_path, "davcio")
+        assert isinstance(labeler.outcome(attempt, "aimd"), Retry)
 
     def test_a_run_that_ran_out_of_its_own_time_is_rejected(self, tmp_path):
         self.path.write_text(self.path.read_text().replace("nstep = 4", "max_seconds = 0.01"))

@@ -215,12 +215,12 @@ def test_traps_of_vasp(tmp_path):
     notes = "\n".join(examine(tmp_path, settings).notes)
     for words in ("NSW = 100 and IBRION = 2", "LWAVE not .FALSE.", "MAGMOM", "the kspacing 0.3 has no effect"):
         assert words in notes
-    (tmp_path / "INCAR").write_text("NSW = 0\nIBRION = -1\nLWAVE = .F.\nLCHARG = .false.\n")
+    (tmp_path / "INCAR").write_text("NSW = 0\nIBRION = -1\nLWAVE = .F.\nLCHARG = .false.\nEDIFF = 1E-6\n")
     assert not any("INCAR" in note for note in examine(tmp_path, settings).notes)
     (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\n")
     notes = "\n".join(examine(tmp_path, changed(settings, "DFT.kspacing")).notes)
     assert "ISPIN = 2 and no MAGMOM" in notes and "neither kspacing nor KSPACING" in notes
-    (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\nMAGMOM = Si:1\n")
+    (tmp_path / "INCAR").write_text("LWAVE = F\nLCHARG = F\nISPIN = 2\nMAGMOM = Si:1\nEDIFF = 1d-5\n")
     assert not any("INCAR" in note for note in examine(tmp_path, settings).notes)  # by element: nothing to say
 
 
@@ -237,6 +237,42 @@ def test_labels_without_a_virial_are_announced(tmp_path):
         (tmp_path / "etot.input").write_text(text)
         notes = examine(tmp_path, settings, load_init_bulk).notes
         assert any("the labels have no virial" in note for note in notes) == told
+
+
+VASP, QE = "LWAVE = F; LCHARG = F\n", "&electrons\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "text", "told"),
+    [
+        ("vasp", VASP, "no EDIFF: VASP's default of 1e-4 eV"),
+        ("vasp", f"{VASP}EDIFF = 1E-3 ! quick\n", "label.input has EDIFF = 0.001 eV"),
+        ("vasp", f"{VASP}EDIFF = 1.0d-3\n", "set EDIFF = 1E-6"),
+        ("vasp", f"{VASP}EDIFF = 1E-4\n", ""),
+        ("vasp", f"{VASP}EDIFF = 1E-6\nISMEAR = -5\n", "ISMEAR = -5: with Blöchl's tetrahedra"),
+        ("vasp", f"{VASP}EDIFF = 1E-6\nISMEAR = 0\n", ""),
+        ("qe", f"{QE} mixing_beta = 0.3, conv_thr = 1.0d-4\n/\n", "label.input has conv_thr = 0.0001 Ry"),
+        ("qe", f"{QE} conv_thr=1e-5 ! 1e-9\n/\n", "set conv_thr = 1e-08 or less"),
+        ("qe", f"{QE} conv_thr = 1.d-6, ! conv_thr = 1.0\n/\n&control\n etot_conv_thr = 1e-3, forc_conv_thr=1e-2\n/", ""),
+        ("qe", f"{QE}/\n", ""),  # pw.x's default is 1e-6
+        ("cp2k", "&SCF\n  eps_scf 1.0E-4\n&END\n", "label.input has EPS_SCF = 0.0001:"),
+        ("cp2k", "&SCF\n EPS_SCF 1.0E-4\n &OUTER_SCF\n  EPS_SCF 1E-6\n &END\n&END\n", ""),
+        ("cp2k", "&SCF\n EPS_SCF 1E-5\n # EPS_SCF 1.0\n EPS_SCF_HISTORY 1.0\n&END\n", ""),
+        ("cp2k", "&SCF\n EPS_SCF $EPS\n&END\n", ""),
+    ],
+)
+def test_loose_electronic_thresholds_are_announced(tmp_path, engine, text, told):
+    settings = run_files(tmp_path)
+    (tmp_path / "Si.UPF").write_text('<PP_HEADER element="Si" functional="PBE"/>')
+    (tmp_path / "POTCAR").write_text(vasp_files.potcar("Si"))
+    (tmp_path / "label.input").write_text(text)
+    pseudo = {} if engine == "cp2k" else {"pseudo": "POTCAR" if engine == "vasp" else "Si.UPF"}
+    settings["DFT"] = {"dft_style": engine, "input": "label.input", "kspacing": 0.3} | pseudo
+    notes = [note for note in examine(tmp_path, settings).notes if "label.input" in note]
+    if told:
+        assert any(told in note for note in notes)
+    else:
+        assert notes == []
 
 
 @pytest.mark.parametrize(("engine", "card"), [("qe", "  k_points automatic\n2 2 2 1 1 1\n"), ("dftb", "KPointsAndWeights = { }\n")])

@@ -457,6 +457,20 @@ def test_a_program_needs_its_input_file(tmp_path):
     assert loaded.param.dft.labelling.bigmodel_script == tmp_path / "label.py"
 
 
+def test_how_much_one_call_of_a_labelling_script_may_get_is_told(tmp_path):
+    (tmp_path / "label.py").write_text("")
+
+    def told(**changes):
+        loaded = load(tmp_path, DFT={"dft_style": "bigmodel", "bigmodel_script": "label.py"}, **changes)
+        return "".join(note for note in loaded.notes if "DFT.bigmodel_script" in note)
+
+    assert "one call of label.py labels all structures of an iteration, 100 at most" in told()
+    assert told(strategy__max_select=50) == ""
+    assert "70 at most" in told(explore__md_jobs=[[job(select_sys=[30]), job(select_sys=[40])], job(select_sys=[60])])
+    assert told(strategy__choice="fps", strategy__choice_num=20) == ""
+    assert not any("script" in note for note in load(tmp_path, DFT={"dft_style": "bigmodel", "model": "chgnet"}).notes)
+
+
 def test_gaussian_param(tmp_path):
     settings = run_files(tmp_path)
     for name in ("cp2k.inp", "BASIS", "POT"):

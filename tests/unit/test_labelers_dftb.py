@@ -158,6 +158,22 @@ def test_the_level_of_theory_hangs_on_what_decides_energies_only(inputs):
     assert len({first, *others}) == 6
 
 
+def test_the_level_of_theory_knows_what_stands_in_which_block(inputs):
+    """The lines are the same: only their blocks tell which element has a U, or which way a k-point grid lies."""
+    path = inputs / "dftb_in.hsd"
+
+    def level(block, kspacing=0.5):
+        path.write_text(TEMPLATE.replace("  Filling =", f"  {block}\n  Filling ="))
+        return labeler(inputs).level_of_theory(StageInput(input=path, kspacing=kspacing))
+
+    on_silicon = level("SpinConstants {\n Si {\n A = 1\n }\n C {\n B = 2\n }\n }")
+    assert on_silicon != level("SpinConstants {\n Si {\n B = 2\n }\n C {\n A = 1\n }\n }")
+    assert on_silicon == level("spinconstants = { c = { B   = 2 }; Si = { A = 1 } }")  # the same settings, written otherwise
+    grid = level("", None)
+    path.write_text(TEMPLATE.replace("3 0 0\n    0 3 0", "0 3 0\n    3 0 0"))
+    assert labeler(inputs).level_of_theory(StageInput(input=path)) != grid
+
+
 @pytest.mark.parametrize(
     ("says", "status", "ends"), [("SCC is NOT converged, maximal", 1, 0), ("ERROR!", 1, 0), ("cut", 137, 137), ("fine", 0, 0)]
 )

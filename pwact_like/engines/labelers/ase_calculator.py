@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pwact_like.engines.labelers.embedded import EmbeddedLabeler
-from pwact_like.engines.labelers.fingerprints import short_hash
+from pwact_like.engines.labelers.fingerprints import hash_of_file, short_hash
 from pwact_like.engines.labelers.options import Option, Table
 from pwact_like.engines.protocols import LabelRequest
 from pwact_like.errors import Problem
-from pwact_like.seeds import sha256_file
 
 # elements of ASE's EMT (Jacobsen, Stoltze, Nørskov, Surf. Sci. 366, 394 (1996), and the demonstration values beside them)
 _EMT_ELEMENTS = frozenset({"Al", "Cu", "Ag", "Au", "Ni", "Pd", "Pt", "H", "C", "N", "O"})
@@ -74,5 +73,5 @@ class AseLabeler(EmbeddedLabeler):
         name = str(engine_options["calculator"])
         name = "emt" if name.lower() == "emt" else name
         arguments = dict(engine_options.get("calculator_args") or {})
-        arguments.update({key: sha256_file(path) for key, path in self._file_arguments(engine_options).items()})
+        arguments.update({key: hash_of_file(path) for key, path in self._file_arguments(engine_options).items()})
         return f"ase-{name}-{short_hash([name, arguments])}"

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pwact_like.engines.labelers.bigmodel_weights import MODELS, installed_version, is_dotted, wheel_weights
 from pwact_like.engines.labelers.embedded import EmbeddedLabeler
-from pwact_like.engines.labelers.fingerprints import short_hash
+from pwact_like.engines.labelers.fingerprints import hash_of_file, short_hash
 from pwact_like.engines.labelers.options import Option, Table
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import InputError, Problem
-from pwact_like.seeds import sha256_file
 
 if TYPE_CHECKING:
     from pwact_like.config.common import StageInput
@@ -54,20 +53,9 @@ class BigModelLabeler(EmbeddedLabeler):
         "calculator_args": Option("group", None, "keyword arguments of a calculator named by its class", aliases=("args",)),
     }
 
-    def __init__(self, settings: LabelSettings) -> None:
-        super().__init__(settings)
-        self._hashes: dict[tuple[str, int, int], str] = {}
-
     def _file(self, name: str) -> Path:
         base = self._settings.source.parent if self._settings.source else Path.cwd()
         return base / name
-
-    def _sha256(self, path: Path) -> str:
-        status = path.stat()
-        place = (str(path), status.st_size, status.st_mtime_ns)
-        if place not in self._hashes:
-            self._hashes[place] = sha256_file(path)
-        return self._hashes[place]
 
     def _merged(self, entry: StageInput, kind: LabelKind | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The options, with the model's canonical name, its variant, and the hash of its weights."""
@@ -98,7 +86,7 @@ class BigModelLabeler(EmbeddedLabeler):
         else:
             given["variant"] = (given["variant"] or MODELS[name].default_variant).strip().lower()
             path = wheel_weights(name, given["variant"], where)
-        given["weights_sha256"] = self._sha256(path)
+        given["weights_sha256"] = hash_of_file(path)
         return given, options
 
     def _argument_files(self, engine_options: Mapping[str, Any]) -> dict[str, Path]:
@@ -142,7 +130,7 @@ class BigModelLabeler(EmbeddedLabeler):
         name = str(engine_options["model"])
         if is_dotted(name):
             arguments = dict(engine_options.get("calculator_args") or {})
-            arguments.update({key: self._sha256(path) for key, path in self._argument_files(engine_options).items()})
+            arguments.update({key: hash_of_file(path) for key, path in self._argument_files(engine_options).items()})
             return f"bigmodel-{name}-{short_hash([name, arguments, installed_version(name)])}"
         which = engine_options["variant"] or Path(str(engine_options["model_file"])).stem
         decisive = [name, engine_options["weights_sha256"], engine_options["modal"], engine_options["dtype"] if name == "mace" else ""]

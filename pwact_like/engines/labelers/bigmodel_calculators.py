@@ -77,7 +77,8 @@ def _chgnet(weights: Path, variant: str, device: str, options: Mapping[str, Any]
     # weights 0.2.0 were trained with a bias in the last layer, as CHGNet.load itself knows
     known = {"mlp_out_bias": variant == "0.2.0", "version": variant} if not options.get("model_file") else {}
     model = CHGNet.from_file(str(weights), **known)
-    return CHGNetCalculator(model=model, use_device=device, on_isolated_atoms="ignore")
+    # an atom without neighbours within 6 Å would add a constant and have no force, as far as it may drift (chgnet 0.4.2)
+    return CHGNetCalculator(model=model, use_device=device, on_isolated_atoms="error")
 
 
 def _sevennet(weights: Path, variant: str, device: str, options: Mapping[str, Any]) -> Any:

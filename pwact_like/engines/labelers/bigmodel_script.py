@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pwact_like.engines.labelers.fingerprints import short_hash
+from pwact_like.engines.labelers.fingerprints import hash_of_file, short_hash
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles
-from pwact_like.seeds import sha256_file
 
 if TYPE_CHECKING:
     from pwact_like.config.common import StageInput
@@ -134,7 +133,7 @@ class ScriptLabeler(Labeler):
 def script_theory(script: Path) -> str:
     """Level of theory of what a script computes: its name and the hash of its text."""
     stem = re.sub(r"[^A-Za-z0-9_.-]", "_", script.stem)
-    return f"bigmodel-{stem}-{short_hash(sha256_file(script))}"
+    return f"bigmodel-{stem}-{short_hash(hash_of_file(script))}"
 
 
 def _labelled(frame: Frame, script: str) -> Frame | str:

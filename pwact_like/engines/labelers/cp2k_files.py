@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from pwact_like.engines.labelers.cp2k_input import Line, Section, without_comment
+from pwact_like.engines.labelers.fingerprints import hash_of_file
 from pwact_like.errors import Problem
-from pwact_like.seeds import sha256_file
 
 _READ_KEYWORD = re.compile(r".*(FILE_NAME|FILENAME|_FILE|PARAMETER_FILE)$")
 _INCLUDE = re.compile(r"@INCLUDE\s+(.+)$", re.IGNORECASE)
@@ -76,4 +76,4 @@ def make_reachable(root: Section, path: Path) -> tuple[dict[str, Path], list[Pro
 def file_hashes(root: Section, path: Path, skip: tuple[str, ...]) -> list[str]:
     """Hashes of the files that the input reads, for the level of theory; basis files of gaussian_param are hashed apart."""
     lines = referred_files(root, path)
-    return sorted({sha256_file(target) for line, _, target in lines if line.keyword not in skip})
+    return sorted({hash_of_file(target) for line, _, target in lines if line.keyword not in skip})

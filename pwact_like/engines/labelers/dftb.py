@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pwact_like.data.frames import Frame
 from pwact_like.engines.labelers.dftb_hsd import Node, read_input_file
 from pwact_like.engines.labelers.dftb_output import NOT_CONVERGED, read_gen, read_label
-from pwact_like.engines.labelers.fingerprints import short_hash
+from pwact_like.engines.labelers.fingerprints import hash_of_file, short_hash
 from pwact_like.engines.labelers.kpoints import grid_from_kspacing
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import write_text
 from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles
-from pwact_like.seeds import sha256_file
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -222,15 +221,15 @@ class DftbLabeler(Labeler):
         if hamiltonian is None:
             raise InputError(Problem(str(path), "there is no Hamiltonian in it", "give one"))
         skipped = {*_NOT_DECISIVE, "slaterkosterfiles", *(("kpointsandweights",) if entry.kspacing is not None else ())}
-        lines = [line.strip().lower() for node in hamiltonian.children if node.name.lower() not in skipped for line in node.lines()]
+        decisive = [node.normal() for node in hamiltonian.children if node.name.lower() not in skipped]
         files: list[list[str]] = []
         if hamiltonian.value.lower() == "dftb" and self._settings.in_skf is not None:
             momenta = hamiltonian.child("MaxAngularMomentum")
             elements = sorted(node.name for node in momenta.children) if momenta else []
             pairs = [self._settings.in_skf / f"{first}-{second}.skf" for first in elements for second in elements]
-            files = [[file.name, sha256_file(file)] for file in pairs if file.is_file()]
+            files = [[file.name, hash_of_file(file)] for file in pairs if file.is_file()]
         name = hamiltonian.text_of("Method") or hamiltonian.value
-        return f"dftb-{name}-{short_hash({'input': sorted(lines), 'files': files, 'kspacing': entry.kspacing})}"
+        return f"dftb-{name}-{short_hash({'input': sorted(decisive, key=repr), 'files': files, 'kspacing': entry.kspacing})}"
 
 
 def gen_text(atoms: Atoms) -> str:

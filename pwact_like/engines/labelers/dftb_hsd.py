@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pwact_like.errors import InputError, Problem
 
@@ -71,6 +72,12 @@ class Node:
         for node in self.children:
             yield node
             yield from node.walk()
+
+    def normal(self) -> list[Any]:
+        """Nested lists that are equal for equal settings: case and the order of named entries count for nothing, that of raw text does."""
+        named = sorted((node.normal() for node in self.children if node.name), key=repr)
+        raw = [" ".join(node.value.lower().split()) for node in self.children if not node.name]
+        return [self.name.lower(), self.unit.lower(), " ".join(self.value.lower().split()), named, raw]
 
     def lines(self, depth: int = 0) -> list[str]:
         """Its text."""

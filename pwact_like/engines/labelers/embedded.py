@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pwact_like.engines.labelers.begun_note import BEGUN_FILE
 from pwact_like.engines.labelers.job_files import (
     CHECKPOINT_FILE,
     JOB_FILE,
@@ -140,7 +141,7 @@ class EmbeddedLabeler(Labeler):
             inputs=(JOB_FILE, STRUCTURE_FILE),
             links=links,
             outputs=(RESULT_FILE, LABEL_FILE),
-            carry=(PARTIAL_FILE, CHECKPOINT_FILE),
+            carry=(PARTIAL_FILE, CHECKPOINT_FILE, BEGUN_FILE),
             checkpoints=(CHECKPOINT_FILE,),  # without it the first end of a job's time would cost every label of the batch
         )
 

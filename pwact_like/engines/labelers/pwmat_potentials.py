@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pwact_like.config.elements import SYMBOLS
 from pwact_like.engines.labelers.cp2k_basis import Kinds, kinds_of
+from pwact_like.engines.labelers.fingerprints import hash_of_file
 from pwact_like.engines.labelers.pwmat_etot import Etot, named_element
 from pwact_like.errors import InputError, Problem
-from pwact_like.seeds import sha256_file
 
 if TYPE_CHECKING:
     from pwact_like.config.labelling import LabelSettings
@@ -117,10 +117,10 @@ class PotentialFiles:
         if etot.truth("USE_DFTB"):
             folder = self._skf if self._skf is not None and self._skf.is_dir() else None
             files = sorted(path for path in folder.iterdir() if path.is_file()) if folder else []
-            return [[path.name, sha256_file(path)] for path in files]
+            return [[path.name, hash_of_file(path)] for path in files]
         if etot.truth("USE_GAUSSIAN"):
             return self._kinds.fingerprint() if self._kinds is not None else []
-        return [[element, sha256_file(path)] for element, path in sorted(self._pseudo.items())]
+        return [[element, hash_of_file(path)] for element, path in sorted(self._pseudo.items())]
 
 
 def _plus_u(etot: Etot, elements: tuple[str, ...]) -> tuple[Lines, list[Problem]]:

@@ -138,14 +138,18 @@ class QeLabeler(Labeler):
         return (f'pwl_pw=0; {{ {threads}; {command}; }} || {{ pwl_pw=$?; {ended}; }}; {keep}; (exit "$pwl_pw")',)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
-        """Judge by pw.out: JOB DONE must be there; unconverged SCFs, and what pw.x refuses, are rejected."""
+        """Judge by pw.out: JOB DONE must be there; unconverged SCFs, and what pw.x refuses, are rejected.
+
+        An MD that pw.x ended itself (an SCF, its box of errors, max_seconds) counts with the frames before.
+        """
         path = folder / OUTPUT_FILE
         if not path.is_file():
             return Retry(f"pw.x left no {OUTPUT_FILE}")
         try:
             printed = scan(path)
             if printed.error is not None:
-                return _of_error(path, *printed.error)
+                stopped = _of_error(path, *printed.error)
+                return self._until(folder, stopped) if kind == "aimd" and isinstance(stopped, Reject) else stopped
             if kind != "aimd":
                 last = self._last(folder, kind)
                 return Reject(last) if isinstance(last, str) else Ok()
@@ -155,6 +159,14 @@ class QeLabeler(Labeler):
         if not result.frames:
             return Reject(result.rejected[0][1] if result.rejected else f"{path}: no label in it")
         return Ok("; ".join(self._md_notes(folder, result)))
+
+    def _until(self, folder: Path, stopped: Reject) -> Outcome:
+        """What becomes of an MD that ended with a box of errors: another attempt would come no further."""
+        try:
+            result = self._md(folder)
+        except (DataError, InputError, ValueError):
+            return stopped
+        return Ok("; ".join([*self._md_notes(folder, result), stopped.reason])) if result.frames else stopped
 
     def _md_notes(self, folder: Path, result: ReadResult) -> list[str]:
         planned = planned_md_steps(read_input_file(folder / INPUT_FILE))

@@ -229,7 +229,10 @@ def _is_true(part: ElementTree.Element, name: str) -> bool:
 
 
 def read_md(output: Path, xml: Path, asked: Frame) -> ReadResult:
-    """Frames of an MD, one an evaluation, and those whose SCF did not converge: (index, reason).
+    """Frames of an MD, one an evaluation, and those that are no label: (index, reason).
+
+    A run that pw.x ended with its box of errors counts with the frames before: they are whole in the XML file, which pw.x writes
+    anew after every step (6.7).
 
     Raises
     ------
@@ -237,22 +240,25 @@ def read_md(output: Path, xml: Path, asked: Frame) -> ReadResult:
         When the run was cut short, a file cannot be read, or output and XML file have not the same steps.
     """
     printed = scan(output)
-    require_end(printed, output)
+    if printed.error is None:
+        require_end(printed, output)
     root = _read_xml(xml)
     steps = root.findall("step")
-    if len(steps) != len(printed.evaluations):
+    unwritten = printed.evaluations[len(steps) :]
+    if len(steps) > len(printed.evaluations) or len(unwritten) > (printed.error is not None):
         raise DataError(f"{xml}: {len(steps)} steps in it, and forces of {len(printed.evaluations)} structures in {output.name}")
     frames: list[Frame] = []
     rejected: list[tuple[int, str]] = []
-    for index, (part, evaluation) in enumerate(zip(steps, printed.evaluations, strict=True)):
+    for index, (part, evaluation) in enumerate(zip(steps, printed.evaluations, strict=False)):
         if evaluation.reason or not _is_true(part, "scf_conv/convergence_achieved"):
             rejected.append((index, evaluation.reason or "SCF not converged (pw.x's XML file says so)"))
         else:
             frames.append(_frame(part, evaluation.stress, asked, xml, index))
             if index == 0:
                 _require_same(frames[0], asked, xml)
+    rejected += [(len(steps), "pw.x stopped before it wrote this step")] * len(unwritten)
     if printed.unfinished:
-        rejected.append((len(steps), printed.unfinished))
+        rejected.append((len(printed.evaluations), printed.unfinished))
     return ReadResult(frames, rejected)
 
 

@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pwact_like.engines.labelers.fingerprints import hash_of_file
 from pwact_like.engines.labelers.qe_input import Assignment, Card, PwInput
 from pwact_like.errors import Problem
-from pwact_like.seeds import sha256_file
 
 if TYPE_CHECKING:
     from pwact_like.config.labelling import LabelSettings
@@ -304,4 +304,4 @@ def by_label(root: PwInput, path: Path) -> dict[str, str]:
 
 def hashes(species: Sequence[Species]) -> list[list[str]]:
     """Element and hash of its pseudopotential's content, sorted."""
-    return sorted([one.element, sha256_file(one.file)] for one in species)
+    return sorted([one.element, hash_of_file(one.file)] for one in species)

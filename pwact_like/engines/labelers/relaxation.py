@@ -46,7 +46,7 @@ def relax(atoms: Atoms, make_calculator: CalculatorFactory, options: Mapping[str
     try:
         converged = optimizer.run(fmax=options["fmax"], steps=options["max_steps"])
         label = compute_label(atoms)
-    except (CalculationError, CalculatorError, RuntimeError, ArithmeticError, np.linalg.LinAlgError) as error:
+    except (CalculationError, CalculatorError, RuntimeError, ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
         return None, optimizer.nsteps, f"relaxation failed in step {optimizer.nsteps}: {error}"
     if not converged:
         force = float(np.linalg.norm(target.get_forces(), axis=1).max())
