@@ -293,3 +293,55 @@ def test_options_beside_several_inputs_are_refused(tmp_path, models, capsys):
     assert main(["md", *names, "-o", str(tmp_path / "x")]) == 2 and "-o" in capsys.readouterr().err
     assert main(["md", *names]) == 2  # no models there: each of the three is told of
     assert capsys.readouterr().err.count("model.000.pt is missing") == 3
+
+
+def test_the_stage_plans_batches_and_collects_trajectories(tmp_path, models):
+    """Tasks, files, judgement and product of an exploration whose first run of three loses its frames, without a dispatcher."""
+    from pwact_like.jobs.types import TaskResult, TaskState
+    from pwact_like.stages.base import Place
+    from pwact_like.stages.exploration import ExplorationStage, Run, trajectories_of
+
+    collided = silicon()
+    collided.positions[1] = collided.positions[0] + 0.2
+    structures = {Path("bad"): collided, Path("good"): triclinic()}
+    md = MdSettings("nvt", nsteps=10, trj_freq=5, md_dt_ps=0.001, temp_k=300.0)
+    runs = [
+        Run("md.000.sys.000", f"md.000.sys.000.t.{n:03d}", Path("good" if n else "bad"), None, replace(md, temp_k=300.0 + n), None, 0, 9)
+        for n in range(3)
+    ]
+
+    def stage(size: int) -> ExplorationStage:
+        place = Place(tmp_path / f"by {size}", 5)
+        return ExplorationStage(place, EmbeddedExplorer(), "", models, runs, None, lambda path, _: structures[path], 0.4, md_batch=size)
+
+    seeds = {}
+    for size, names in ((2, ["batch.000", "batch.001"]), (1, [f"md.000.sys.000/{run.leaf}" for run in runs])):
+        exploring = stage(size)
+        tasks = exploring.plan()
+        assert [task.name for task in tasks] == [f"iter.0000/01.explore/md/{name}" for name in names]
+        assert tasks == stage(size).plan() and len({task.key for task in tasks}) == len(tasks)
+        results = {}
+        for task in tasks:
+            attempt = start_attempt(task.folder, task.files, 1)
+            assert main(["md", *(str(path) for path in sorted(attempt.rglob("md.json")))]) == 0
+            said = exploring.judge(task, attempt)
+            if isinstance(said, Ok):
+                accept(task.folder, attempt, task.files)
+                results[task.name] = TaskResult(task, TaskState.ACCEPTED, 1, note=said.note)
+            else:
+                results[task.name] = TaskResult(task, TaskState.FAILED, 1, said.reason)
+        assert len(results) == len(names)
+        for _ in range(2):  # as after a kill before the manifest
+            exploring.collect(results)
+            (exploring.folder / "manifest.json").rename(exploring.folder / "first.json")
+        exploring.collect(results)
+        assert (exploring.folder / "first.json").read_bytes() == (exploring.folder / "manifest.json").read_bytes()
+        rows = trajectories_of(exploring.folder)
+        assert [row["leaf"] for row in rows] == [run.leaf for run in runs] and exploring.facts["lost"] == 1
+        assert rows[0]["table"] is None and "apart" in rows[0]["ended"]
+        for row in rows[1:]:
+            usual = exploring.folder / row["system"] / row["leaf"]
+            assert (usual / "traj.xyz").samefile(exploring.place.work_dir / row["trajectory"])
+            assert read_table(exploring.place.work_dir / row["table"]).steps.tolist() == [0, 5, 10]
+            seeds.setdefault(row["leaf"], []).append(json.loads((usual / "md.json").read_text())["seed"])
+    assert all(one == other for one, other in seeds.values()) and len(seeds) == 2
