@@ -103,5 +103,5 @@ def test_md_batch_of_another_engine_is_told_to_have_no_effect(tmp_path):
     param, resource = micro.write_campaign(tmp_path)
     micro.edit(param, lambda content: content["explore"].update(md_batch=4, engine="lammps"))
     micro.edit(resource, lambda content: content["explore"].update(command="lmp"))
-    notes = [str(note) for note in load_run(param, resource).notes]
+    notes = [str(note) for note in load_run(param, resource, tmp_path).notes]
     assert any("md_batch" in note and "without effect" in note for note in notes), notes
