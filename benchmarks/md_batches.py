@@ -166,13 +166,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
-    parser.add_argument("--whole", action="store_true", help="the command itself with 12 trajectories of 300 steps, instead of steps")
+    parser.add_argument("--whole", action="store_true", help="the command itself with trajectories of 300 steps, instead of steps")
+    parser.add_argument("--trajectories", type=int, default=12, help="with --whole: so many")
     args = parser.parse_args()
     if args.whole:
-        print(f"12 trajectories of 300 steps, committee of four, one thread; seconds (wall, processor); Python {sys.version.split()[0]}")
+        print(f"{args.trajectories} trajectories of 300 steps, committee of four, one thread; seconds (wall, processor)")
         for cell in args.cells:
             with tempfile.TemporaryDirectory() as name:
-                for case, (wall, cpu) in whole(cell, 12, 300, Path(name)).items():
+                for case, (wall, cpu) in whole(cell, args.trajectories, 300, Path(name)).items():
                     print(f"{cell:10s}{case:20s}{wall:9.1f}{cpu:9.1f}", flush=True)
         return
     print(f"processor ms a step and trajectory, one thread, {args.rounds} rounds of {args.steps} steps; Python {sys.version.split()[0]}")
