@@ -2,8 +2,9 @@
 
 Two ways to call it:
 
-  pwact-like md md.json
-      does the work of a campaign's task folder, there; a run that was cut off goes on where it was.
+  pwact-like md md.json [md.json ...]
+      does the work of a campaign's task folder, there; a run that was cut off goes on where it was. Several runs with the same
+      models share one process and are evaluated together, which pays for small cells; each leaves its files beside its md.json.
 
   pwact-like md MODEL [MODEL ...] -s STRUCTURE --temp 300 --nsteps 1000
       by hand. The first model drives the atoms; with several, model_devi.out holds their deviation. With --kpu it holds what
@@ -21,6 +22,7 @@ Units: K, bar, ps, Angstrom, eV (LAMMPS metal). For instance:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -52,7 +54,7 @@ _OPTIONS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("source", nargs="+", metavar="MD.json|MODEL", help="a task's md.json, or one or more models")
+    parser.add_argument("source", nargs="+", metavar="MD.json|MODEL", help="a task's md.json or several, or one or more models")
     parser.add_argument("-s", "--structure", help="start structure, any format (with models; required)")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the files go (default: the current folder)")
     run = parser.add_argument_group("the run (with models)")
@@ -83,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     from pwact_like.engines.explorers.kpu_potential import potential_for
     from pwact_like.fsio import writing_problems
 
-    by_hand = not (len(args.source) == 1 and args.source[0].lower().endswith(".json"))
+    by_hand = not all(name.lower().endswith(".json") for name in args.source)
+    if not by_hand and len(args.source) > 1:
+        return _several(args)
     if by_hand:
         settings, folder = _by_hand(args), args.output or Path.cwd()
         _refuse_overwriting(folder)
@@ -110,11 +114,52 @@ def run(args: argparse.Namespace) -> int:
 def _from_file(args: argparse.Namespace) -> MdInput:
     from pwact_like.engines.explorers.md_input import read_md_json
 
+    _refuse_options(args)
+    return read_md_json(Path(args.source[0]))
+
+
+def _several(args: argparse.Namespace) -> int:
+    """A batch: every md.json in its own folder, the checkpoint in the one that holds them all."""
+    from pwact_like.data.formats import read_structure
+    from pwact_like.engines.explorers.batch import BatchRun, refuse_mixed, run_batch
+    from pwact_like.engines.explorers.batch_files import BATCH_CHECKPOINT
+    from pwact_like.engines.explorers.kpu_potential import potential_for
+    from pwact_like.engines.explorers.md_input import read_md_json
+    from pwact_like.fsio import writing_problems
+
+    _refuse_options(args)
+    if args.output is not None:
+        raise InputError(Problem("-o", "several md.json leave their files each in its own folder", "leave -o out"))
+    paths = [Path(name).resolve() for name in args.source]
+    settings, problems = [], []
+    for path in paths:
+        try:
+            settings.append(read_md_json(path))
+        except InputError as error:
+            problems += error.problems
+    for folder in dict.fromkeys(path.parent for path in paths):
+        problems += writing_problems(folder, "md", folder=True)
+    if problems:
+        raise InputError(problems)
+    runs = [BatchRun(path.parent, read_structure(run.structure, run.format), run) for path, run in zip(paths, settings, strict=True)]
+    refuse_mixed(runs)
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    potential = potential_for(settings[0].models, settings[0].uncertainty)
+    begin = time.monotonic()
+    with _Bar(max(run.md.nsteps for run in settings)) as bar:
+        results = run_batch(runs, potential, top / BATCH_CHECKPOINT, bar.show)
+    for run, result in zip(runs, results, strict=True):
+        ended = f"; ended early, {result.ended}" if result.ended else ""
+        print(f"{run.folder / 'traj.xyz'}: {result.frames} of {result.frames_planned} frames, {result.step} steps{ended}")
+    print(f"{len(runs)} runs in one process, {time.monotonic() - begin:.1f} s")
+    return 0
+
+
+def _refuse_options(args: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in (*_OPTIONS, "structure") if getattr(args, name) is not None]
     given += [name for name, value in (("--free", args.free), ("--every-step", args.every_step), ("--kpu", args.kpu)) if value]
     if given:
         raise InputError(Problem(args.source[0], f"md.json says everything itself: {', '.join(given)} cannot be given with it"))
-    return read_md_json(Path(args.source[0]))
 
 
 def _by_hand(args: argparse.Namespace) -> MdInput:

@@ -205,6 +205,8 @@ def _explore(
     if train is not None:
         given["elements"] = train.atom_type
     read_lammps(reader, table, engine, train, given, failed)
+    if table.get("md_batch") is not None and engine != "embedded":
+        reader.note(table.where("md_batch"), f"without effect: the exploration runs with {engine or 'another engine'}")
     return reader.build(Explore, table, given=given, failed=failed, handled=("engine",))
 
 

@@ -349,6 +349,9 @@ class Explore(Settings):
         default=None, description="LAMMPS: a PLUMED input that every run gets (fix plumed); such runs begin anew after an interruption."
     )
     elements: tuple[int, ...] = Field(default=(), description="Atomic numbers of the atom types, as trained.")
+    md_batch: PositiveInt = Field(
+        default=1, description="embedded: so many trajectories share a process and its steps; 8 pays for cells of up to 16 atoms."
+    )
     md_jobs: tuple[tuple[MdJob, ...], ...] = Field(description="One entry an iteration: a job or a list of jobs.")
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pwact_like.potentials.chgnet_model import ChgnetCommittee
 
 SKIN_ANG = 0.3  # pairs of an MD run are found this much beyond the cutoff and kept while they stay complete
-_NEAR_ANG = 1.0  # structures that differ by less look like two steps of one run
+NEAR_ANG = 1.0  # structures that differ by less look like two steps of one run
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +128,8 @@ class Committee:
                 )
         self.cutoff_ang = max(model.spec.rmax_ang for model in models)
         self.n_models = len(models)
-        self._device = device_of(device)
-        self._groups = _grouped(models, self._device)
+        self.device = device_of(device)
+        self.groups = _grouped(models, self.device)
         self._reference: Any = None
         self._skin = 0.0
         self._neighbors: list[_Neighbors] = []
@@ -149,7 +149,7 @@ class Committee:
         virials = np.empty((self.n_models, 3, 3))
         atomic = np.empty((self.n_models, n_atoms))
         with torch.no_grad():
-            for index, group in enumerate(self._groups):
+            for index, group in enumerate(self.groups):
                 geometry = self._geometry(index, atoms)
                 result = evaluate(group.spec, group.weights, geometry, forces=True, virials=True)
                 assert result.forces is not None and result.virials is not None
@@ -165,10 +165,10 @@ class Committee:
         return self._geometry(0, atoms)
 
     def _geometry(self, index: int, atoms: Atoms) -> Geometry:
-        group, neighbors = self._groups[index], self._neighbors[index]
+        group, neighbors = self.groups[index], self._neighbors[index]
         assert group.layout is not None
         vectors = atoms.positions[neighbors.j] - atoms.positions[neighbors.i] + neighbors.shift @ atoms.cell.array
-        return build_geometry(group.layout, torch.from_numpy(vectors).to(self._device), group.spec, group.davg, group.dstd)
+        return build_geometry(group.layout, torch.from_numpy(vectors).to(self.device), group.spec, group.davg, group.dstd)
 
     def forget(self) -> None:
         """Drop the neighbour list: the next result then depends on its structure alone, to the last bit.
@@ -181,18 +181,18 @@ class Committee:
         if self._reference is not None and still_complete(atoms, self._reference, self.cutoff_ang, self._skin):
             return
         # a skin pays only where the next structure is near this one, as it is in an MD run
-        near = self._reference is not None and still_complete(atoms, self._reference, self.cutoff_ang, 2.0 * _NEAR_ANG)
+        near = self._reference is not None and still_complete(atoms, self._reference, self.cutoff_ang, 2.0 * NEAR_ANG)
         skin = SKIN_ANG if near else 0.0
         self._reference = None
         pairs = find_pairs(atoms, self.cutoff_ang + skin)
         self._neighbors = []
-        for group in self._groups:
+        for group in self.groups:
             types = types_of(atoms.numbers, group.spec)
             layout = build_layout(types, pairs.i, pairs.j, group.spec.n_types)
             order, swapped = layout.pair_order.numpy(), layout.pair_sign.numpy() < 0
             i, j, shift = pairs.i[order], pairs.j[order], pairs.shift[order].astype(np.float64)
             self._neighbors.append(_Neighbors(np.where(swapped, j, i), np.where(swapped, i, j), np.where(swapped[:, None], -shift, shift)))
-            group.layout = moved(layout, self._device)
+            group.layout = moved(layout, self.device)
         self._reference, self._skin = reference_of(atoms), skin
 
 

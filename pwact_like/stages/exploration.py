@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.config.run import DEFAULT_QUOTA
+from pwact_like.engines.explorers.batch_files import BatchExplorer
 from pwact_like.engines.protocols import Explorer, ExploreRequest, ExploreUncertainty, MdSettings
 from pwact_like.fsio import is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
-from pwact_like.outcome import Outcome
+from pwact_like.outcome import Outcome, Reject
 from pwact_like.seeds import derive_seed
-from pwact_like.stages.base import Place, Stage, TaskMaker, check_budget, failures
+from pwact_like.stages.base import Place, Stage, TaskMaker, check_budget
+from pwact_like.stages.md_batches import MdBatch, batches, link_to
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -113,7 +115,8 @@ class ExplorationStage(Stage):
 
     ``entry``, the number of the entry of md_jobs, is recorded: what was explored stays what it was when the rules of
     convergence are edited later. ``models`` and ``uncertainty`` are as in ExploreRequest; ``levels`` (see
-    `selection.levels_facts`) are recorded too, for the frames' uncertainty is of this kind whatever is edited later.
+    `selection.levels_facts`) are recorded too, for the frames' uncertainty is of this kind whatever is edited later. ``md_batch``: so many
+    runs at most share a task, where the explorer can do that.
     """
 
     place: Place
@@ -127,6 +130,7 @@ class ExplorationStage(Stage):
     entry: int | None = None
     uncertainty: ExploreUncertainty | None = None
     levels: Mapping[str, Any] = field(default_factory=dict)
+    md_batch: int = 1
     name: str = "explore"
     folder: Path = field(init=False)
 
@@ -135,18 +139,23 @@ class ExplorationStage(Stage):
         self.folder = exploration_folder(self.place)
 
     def run_folder(self, run: Run) -> Path:
-        """Task folder of a trajectory."""
+        """A trajectory's folder under its usual name: its task's own, or a link into that of its batch."""
         return self.folder / run.system / run.leaf
 
-    def plan(self) -> list[Task]:
-        """One task a trajectory."""
-        make_task = TaskMaker(self.place)
+    def _batches(self) -> list[MdBatch]:
+        """How runs share tasks; empty when each has its own."""
+        if self.md_batch == 1 or not isinstance(self.explorer, BatchExplorer):
+            return []
+        return batches(self.folder, self.runs, self.md_batch)
+
+    def _requests(self) -> dict[str, ExploreRequest]:
+        """What every run wants, by its leaf."""
         structures: dict[Path, Atoms] = {}
-        tasks = []
+        requests = {}
         for index, run in enumerate(self.runs):
             if run.structure not in structures:
                 structures[run.structure] = self.read_structure(run.structure, run.format)
-            request = ExploreRequest(
+            requests[run.leaf] = ExploreRequest(
                 atoms=structures[run.structure],
                 models=self.models,
                 md=run.md,
@@ -155,16 +164,51 @@ class ExplorationStage(Stage):
                 lmps_in=run.lmps_in,
                 uncertainty=self.uncertainty,
             )
-            folder = self.run_folder(run)
-            files = self.explorer.write(folder, request)
-            tasks.append(
-                make_task(self.explorer.name, folder, "explore", self.explorer.commands(self.command, request), files, request.seed)
-            )
+        return requests
+
+    def plan(self) -> list[Task]:
+        """One task a trajectory, or a batch of them."""
+        make_task = TaskMaker(self.place)
+        requests = self._requests()
+        tasks = []
+        explorer = self.explorer
+        for batch in self._batches():
+            assert isinstance(explorer, BatchExplorer)
+            own = {run.leaf: requests.pop(run.leaf) for run in batch.runs}
+            seed = derive_seed(self.place.root_seed, self.place.iteration, "explore batch", batch.number)
+            files = explorer.write_batch(batch.folder, own)
+            tasks.append(make_task(explorer.name, batch.folder, "explore", explorer.batch_commands(self.command, own), files, seed))
+        for run in self.runs:
+            if run.leaf in requests:
+                request = requests[run.leaf]
+                folder = self.run_folder(run)
+                files = explorer.write(folder, request)
+                tasks.append(make_task(explorer.name, folder, "explore", explorer.commands(self.command, request), files, request.seed))
         return tasks
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
         """The explorer's word."""
+        for batch in self._batches():
+            if batch.folder == task.folder:
+                assert isinstance(self.explorer, BatchExplorer)
+                return self.explorer.batch_outcome(attempt, [run.leaf for run in batch.runs])
         return self.explorer.outcome(attempt)
+
+    def _left(self, results: Mapping[str, TaskResult]) -> dict[str, tuple[Path, str | None]]:
+        """Folder of every run, by its leaf, and why it was lost; None for one that has left frames."""
+        found: dict[str, tuple[Path, str | None]] = {}
+        for batch in self._batches():
+            result = results[relative_path(batch.folder, self.place.work_dir)]
+            for run in batch.runs:
+                folder = batch.run_folder(run)
+                outcome = self.explorer.outcome(folder) if result.state is TaskState.ACCEPTED else Reject(result.reason)
+                found[run.leaf] = folder, outcome.reason if isinstance(outcome, Reject) else None
+        for run in self.runs:
+            if run.leaf not in found:
+                folder = self.run_folder(run)
+                result = results[relative_path(folder, self.place.work_dir)]
+                found[run.leaf] = folder, None if result.state is TaskState.ACCEPTED else result.reason
+        return found
 
     def collect(self, results: Mapping[str, TaskResult]) -> None:
         """List every trajectory with what was planned; a lost one stays in the list, its frames count as failed.
@@ -174,13 +218,13 @@ class ExplorationStage(Stage):
         BudgetExceededError
             When more runs were lost than the budget allows (a program that does not start, most often).
         """
-        lost = failures(results)
-        reasons = "; ".join(f"{result.task.name}: {result.reason}" for result in lost[:3])
-        check_budget(len(lost), len(results), self.failure_budget, "exploration", f"{self.place.work_dir / 'run.log'} ({reasons})")
+        left = self._left(results)
+        lost = sorted((leaf, reason) for leaf, (_, reason) in left.items() if reason is not None)
+        reasons = "; ".join(f"{leaf}: {reason}" for leaf, reason in lost[:3])
+        check_budget(len(lost), len(left), self.failure_budget, "exploration", f"{self.place.work_dir / 'run.log'} ({reasons})")
         trajectories: list[dict[str, Any]] = []
         for run in self.runs:
-            folder = self.run_folder(run)
-            result = results[relative_path(folder, self.place.work_dir)]
+            folder, reason = left[run.leaf]
             row: dict[str, Any] = {
                 "system": run.system,
                 "leaf": run.leaf,
@@ -192,13 +236,15 @@ class ExplorationStage(Stage):
                 "frames_planned": self.explorer.frames_planned(folder, run.md),
                 "trajectory": None,
                 "table": None,
-                "ended": result.reason,
+                "ended": reason or "",
             }
-            if result.state is TaskState.ACCEPTED:
-                left = self.explorer.read(folder)
-                row["trajectory"] = relative_path(left.path, self.place.work_dir)
-                row["table"] = relative_path(left.table, self.place.work_dir)
-                row["ended"] = left.ended
+            if folder != self.run_folder(run):
+                link_to(self.run_folder(run), folder)
+            if reason is None:
+                found = self.explorer.read(folder)
+                row["trajectory"] = relative_path(found.path, self.place.work_dir)
+                row["table"] = relative_path(found.table, self.place.work_dir)
+                row["ended"] = found.ended
             trajectories.append(row)
         write_manifest(
             self.folder,

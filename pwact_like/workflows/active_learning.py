@@ -269,6 +269,7 @@ class Campaign:
             failure_budget=strategy.failure_budget,
             entry=entry,
             levels=levels_facts(levels.levels, levels.source),
+            md_batch=explore.md_batch,
         )
 
     def _selection(self, iteration: int, exploration: ExplorationStage) -> SelectionStage:

@@ -63,7 +63,9 @@ def accept(task: Path, attempt: Path, files) -> None:
     """Rename the outputs into the task's folder."""
     for pattern in (*files.outputs, *files.optional_outputs):
         for path in attempt.glob(pattern):
-            shutil.move(path, task / path.name)
+            target = task / path.relative_to(attempt)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
 
 
 class LabelerContract:

@@ -201,3 +201,22 @@ def test_models_that_do_not_fit_the_kind_are_refused(tmp_path, training):
     for kind, models in (("kpu", (Path("a.pt"), Path("b.pt"))), ("kpu-committee", (Path("a.pt"),))):
         with pytest.raises(InputError, match=kind):
             EmbeddedExplorer().write(tmp_path, a_request(training, kind, models=models))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_that_share_a_process_are_those_that_they_are_alone(tmp_path, training, kind):
+    explorer = EmbeddedExplorer()
+    requests = {f"run.{seed}": a_request(training, kind, seed=seed) for seed in (17, 18)}
+    requests["run.19"] = a_request(training, kind, seed=19, ensemble="npt-tri", press_bar=0.0, atoms=silicon()[:8])
+    files = explorer.write_batch(tmp_path / "batch", requests)
+    attempt = start_attempt(tmp_path / "batch", files, 1)
+    assert main(["md", *(str(attempt / name / "md.json") for name in requests)]) == 0
+    assert explorer.batch_outcome(attempt, requests) == Ok()
+    for name, request in requests.items():
+        lone = run(tmp_path / name, request)
+        tables = [read_table(folder / "model_devi.out") for folder in (attempt / name, lone)]
+        assert (tables[0].kind, tables[0].unit) == (tables[1].kind, tables[1].unit)
+        # the members of a kpu-committee stand close together: rounding is magnified by their factor
+        np.testing.assert_allclose(tables[0].value, tables[1].value, rtol=1e-5)
+        ends = [explorer.frames(folder, [20])[0] for folder in (attempt / name, lone)]
+        np.testing.assert_allclose(ends[0].positions, ends[1].positions, rtol=0, atol=1e-9)

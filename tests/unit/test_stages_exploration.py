@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from pwact_like.config.run import MdJob
 from pwact_like.stages.exploration import plan_runs
+from pwact_like.stages.md_batches import batches
 
 
 def systems(*counts):
@@ -51,3 +52,14 @@ def test_quotas_belong_to_the_entry_and_default_to_max_select_then_100():
 def test_planned_frames_count_step_zero():
     (run,) = plan_runs([job(sys_idx=[0], nsteps=95, trj_freq=10)], systems(1), None)
     assert run.md.frames_planned == 10
+
+
+def test_batches_are_even_and_hold_runs_of_one_length_only():
+    entry = [job(sys_idx=[0], temps=list(range(100, 1000, 100))), job(sys_idx=[0], nsteps=200), job(sys_idx=[1], temps=[300, 400])]
+    runs = plan_runs(entry, systems(1, 1), None)
+    found = batches(Path("md"), runs, 4)
+    assert [batch.folder for batch in found] == [Path(f"md/batch.{number:03d}") for number in range(4)]
+    assert [[run.md.nsteps for run in batch.runs] for batch in found] == [[100] * 4, [100] * 4, [100] * 3, [200]]
+    leaves = [run.leaf for batch in found for run in batch.runs]
+    assert sorted(leaves) == sorted(run.leaf for run in runs) and len(set(leaves)) == 12
+    assert batches(Path("md"), runs, 100)[0].runs == tuple(run for run in runs if run.md.nsteps == 100)

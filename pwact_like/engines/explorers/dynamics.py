@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from pwact_like.engines.explorers.integrators import (
 )
 from pwact_like.engines.explorers.md_files import MdFiles, MdResult, load_checkpoint
 from pwact_like.engines.explorers.md_input import MdInput, StopLimits
-from pwact_like.engines.explorers.potential import Deviation, Potential
+from pwact_like.engines.explorers.potential import Assessment, Deviation, Driven, Potential
 from pwact_like.engines.protocols import MdSettings
 from pwact_like.errors import InputError, Problem
 from pwact_like.seeds import sha256_file
@@ -42,8 +43,18 @@ Array = NDArray[np.float64]
 Progress = Callable[[int], None]
 
 
-class _AstrayError(Exception):
+class AstrayError(Exception):
     """The run has gone astray; the text says how."""
+
+
+@contextmanager
+def finite_numbers() -> Iterator[None]:
+    """Within a time step: numbers that overflow end the run, and nobody is warned of them."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
+    except (np.linalg.LinAlgError, OverflowError) as error:
+        raise AstrayError("positions, momenta or cell are no longer finite") from error
 
 
 def build_integrator(md: MdSettings, n_degrees: int, cell: Array) -> Integrator:
@@ -80,10 +91,10 @@ def run_md(atoms: Atoms, potential: Potential, run: MdInput, folder: Path, progr
     InputError
         For a structure that this ensemble cannot run.
     """
-    atoms = _start(atoms, run)
-    fingerprint = _fingerprint(atoms, run)
+    atoms = start_structure(atoms, run)
+    fingerprint = fingerprint_of(atoms, run)
     checkpoint = load_checkpoint(folder, fingerprint)
-    loop = _Loop(atoms, potential, run, fingerprint)
+    loop = MdLoop(atoms, potential, run, fingerprint)
     if checkpoint:
         loop.resume(checkpoint.arrays)
     else:
@@ -96,7 +107,14 @@ def run_md(atoms: Atoms, potential: Potential, run: MdInput, folder: Path, progr
     return result
 
 
-def _start(atoms: Atoms, run: MdInput) -> Atoms:
+def start_structure(atoms: Atoms, run: MdInput) -> Atoms:
+    """A bare copy with the boundaries of the run.
+
+    Raises
+    ------
+    InputError
+        For a structure that this ensemble cannot run.
+    """
     where = str(run.structure)
     if len(atoms) < 2:
         raise InputError(Problem(where, f"{len(atoms)} atoms: molecular dynamics needs at least two", "take a supercell"))
@@ -109,20 +127,20 @@ def _start(atoms: Atoms, run: MdInput) -> Atoms:
     return bare
 
 
-def _fingerprint(atoms: Atoms, run: MdInput) -> str:
+def fingerprint_of(atoms: Atoms, run: MdInput, hash_of: Callable[[Path], str] = sha256_file) -> str:
     """Hash of all that decides the trajectory but its length; a checkpoint is good for no other run."""
     settings = {**asdict(run.md), "nsteps": None, "seed": run.seed, "every_step": run.deviation_every_step, "each": run.checkpoint_steps}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for array in (atoms.numbers, atoms.positions, atoms.cell.array):
         digest.update(np.ascontiguousarray(array).tobytes())
     for model in run.models:
-        digest.update(sha256_file(model).encode())
+        digest.update(hash_of(model).encode())
     if run.uncertainty is not None:
-        digest.update(f"{run.uncertainty.kind} {run.uncertainty.scale} {sha256_file(run.uncertainty.kpu)}".encode())
+        digest.update(f"{run.uncertainty.kind} {run.uncertainty.scale} {hash_of(run.uncertainty.kpu)}".encode())
     return digest.hexdigest()
 
 
-class _Loop:
+class MdLoop:
     """The time loop of one run."""
 
     def __init__(self, atoms: Atoms, potential: Potential, run: MdInput, fingerprint: str) -> None:
@@ -145,11 +163,16 @@ class _Loop:
 
     def begin(self) -> None:
         """Evaluate the start structure."""
-        self.assess_now = bool(self.potential.kind)
         try:
-            self.state.energy, self.state.forces, self.state.virial = self._evaluate(self.state.positions, self.state.cell)
-        except _AstrayError as astray:
+            self.start()
+            self.take(self._ask())
+        except AstrayError as astray:
             self.astray = str(astray)
+
+    def start(self) -> None:
+        """Set the start structure for its evaluation."""
+        self.assess_now = bool(self.potential.kind)
+        self._prepare()
 
     def resume(self, arrays: dict[str, Array]) -> None:
         """Take over a checkpoint."""
@@ -161,67 +184,81 @@ class _Loop:
         self.integrator.load({name.removeprefix("integrator."): value for name, value in arrays.items() if name.startswith("integrator.")})
         self.is_new = False
 
-    def _save(self, files: MdFiles, insist: bool = False) -> None:
+    def snapshot(self) -> dict[str, Any]:
+        """All that `resume` needs, and whose it is."""
         state = self.state
         arrays = {"positions": state.positions, "momenta": state.momenta, "cell": state.cell, "forces": state.forces}
         arrays |= {"virial": state.virial, "energy": np.float64(state.energy), "first_cell": self.first_cell}
         arrays |= {"step": np.int64(self.step), "frames": np.int64(self.frames)}
         arrays |= {f"integrator.{name}": value for name, value in self.integrator.save().items()}
-        files.save_checkpoint(arrays | {"fingerprint": np.str_(self.fingerprint)}, insist)
+        return {**arrays, "fingerprint": np.str_(self.fingerprint)}
 
     def run(self, files: MdFiles, progress: Progress | None) -> str:
         """All steps; returns why the run ended early, or ""."""
         run = self.run_input
         try:
             if self.astray:
-                raise _AstrayError(self.astray)
+                raise AstrayError(self.astray)
             if self.is_new:
-                self._frame(files)
+                self.add_frame(files)
             limit = TimeLimit()
             while self.step < run.md.nsteps:
-                self._one_step()
-                if self.step % run.md.trj_freq == 0:
-                    self._frame(files)
+                with finite_numbers():
+                    self.begin_step()
+                    self.finish_step(self._ask())
+                if self.is_frame:
+                    self.add_frame(files)
                     if progress is not None:
                         progress(self.step)
                 if run.checkpoint_steps and self.step % run.checkpoint_steps == 0:
                     # the neighbour list of a run that goes on must be the one that a resumed run makes anew
                     self.potential.forget()
-                    self._save(files, insist=limit.is_near)
+                    files.save_checkpoint(self.snapshot(), insist=limit.is_near)
                     if limit.is_near and self.step < run.md.nsteps:
                         raise out_of_time(f"stopped after step {self.step} of {run.md.nsteps}")
-        except _AstrayError as astray:
+        except AstrayError as astray:
             return f"step {self.step}: {astray}"
         return ""
 
-    def _one_step(self) -> None:
-        run = self.run_input
-        self.step += 1
-        is_frame = self.step % run.md.trj_freq == 0
-        self.assess_now = bool(self.potential.kind) and (is_frame or run.deviation_every_step)
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                self.integrator.step(self.state, self._evaluate)
-        except (np.linalg.LinAlgError, OverflowError) as error:
-            raise _AstrayError("positions, momenta or cell are no longer finite") from error
-        self._check_state(run.stop)
+    @property
+    def is_frame(self) -> bool:
+        """Whether the trajectory has a frame at this step."""
+        return self.step % self.run_input.md.trj_freq == 0
 
-    def _evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
-        """The potential's word; looks first whether the structure still is one."""
-        if not np.isfinite(positions).all():
-            raise _AstrayError("positions are no longer finite")
-        self.atoms.positions = positions
+    def begin_step(self) -> None:
+        """Move the atoms and set their structure for its evaluation; within `finite_numbers`, as the rest of the step."""
+        self.step += 1
+        self.assess_now = bool(self.potential.kind) and (self.is_frame or self.run_input.deviation_every_step)
+        self.integrator.begin(self.state)
+        self._prepare()
+
+    def finish_step(self, found: Driven | Assessment) -> None:
+        """Take what the potential says of the structure, and see whether the run is still in its limits."""
+        self.take(found)
+        self.integrator.finish(self.state)
+        self._check_state(self.run_input.stop)
+
+    def _prepare(self) -> None:
+        """Set the structure, if it still is one."""
+        if not np.isfinite(self.state.positions).all():
+            raise AstrayError("positions are no longer finite")
+        self.atoms.positions = self.state.positions
         if self.run_input.md.ensemble.startswith("npt"):
-            self._check_cell(cell)
-            self.atoms.set_cell(cell, scale_atoms=False)
-        if not self.assess_now:
-            energy, forces, virial = self.potential.drive(self.atoms)
-        else:
-            found = self.potential.assess(self.atoms)
-            energy, forces, virial, self.deviation = found.energy, found.forces, found.virial, found.deviation
+            self._check_cell(self.state.cell)
+            self.atoms.set_cell(self.state.cell, scale_atoms=False)
+
+    def _ask(self) -> Driven | Assessment:
+        return self.potential.assess(self.atoms) if self.assess_now else self.potential.drive(self.atoms)
+
+    def take(self, found: Driven | Assessment) -> None:
+        """What the potential says of the structure set last."""
+        if isinstance(found, Assessment):
+            self.deviation = found.deviation
+            found = found.energy, found.forces, found.virial
+        energy, forces, virial = found
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
-            raise _AstrayError("the model's energy or forces are not finite")
-        return energy, forces, virial
+            raise AstrayError("the model's energy or forces are not finite")
+        self.state.energy, self.state.forces, self.state.virial = energy, forces, virial
 
     def _check_cell(self, cell: Array) -> None:
         """A cell that has exploded, collapsed or sheared away would also need neighbour lists without end."""
@@ -229,9 +266,9 @@ class _Loop:
         stretches = np.linalg.svd(np.linalg.solve(self.first_cell, cell), compute_uv=False)
         ratio = float(stretches.prod())
         if not 1.0 / limit <= ratio <= limit:
-            raise _AstrayError(f"the volume is {ratio:.3g} times that of the start (limit {limit:g} either way)")
+            raise AstrayError(f"the volume is {ratio:.3g} times that of the start (limit {limit:g} either way)")
         if not (stretches[0] <= limit and stretches[2] >= 1.0 / limit):
-            raise _AstrayError(
+            raise AstrayError(
                 f"the cell is stretched {stretches[0]:.3g} times one way and {stretches[2]:.3g} times another (limit {limit:g} either way)"
             )
 
@@ -241,7 +278,7 @@ class _Loop:
     def _check_state(self, stop: StopLimits) -> None:
         temperature = self._temperature()
         if not temperature <= stop.temp_k:
-            raise _AstrayError(f"the temperature is {temperature:.4g} K (limit {stop.temp_k:g} K)")
+            raise AstrayError(f"the temperature is {temperature:.4g} K (limit {stop.temp_k:g} K)")
         if self.run_input.deviation_every_step:
             self._check_deviation(stop)
 
@@ -250,16 +287,16 @@ class _Loop:
             return
         value, unit = self.deviation.forces[0], " eV/Å" if self.potential.unit == EV_PER_ANG else ""
         if not np.isfinite(value):
-            raise _AstrayError(f"the force deviation is not finite ({value})")
+            raise AstrayError(f"the force deviation is not finite ({value})")
         if stop.deviation is not None and value > stop.deviation:
-            raise _AstrayError(f"the force deviation is {value:.4g}{unit} (limit {stop.deviation:g}{unit})")
+            raise AstrayError(f"the force deviation is {value:.4g}{unit} (limit {stop.deviation:g}{unit})")
 
-    def _frame(self, files: MdFiles) -> None:
+    def add_frame(self, files: MdFiles) -> None:
         """Write a frame, its deviation and a line of the log; a frame with colliding atoms is not written."""
         stop = self.run_input.stop
         distance = least_distance(self.atoms, stop.distance_ang)
         if distance < stop.distance_ang:
-            raise _AstrayError(f"two atoms are {distance:.3f} Å apart (limit {stop.distance_ang:g} Å)")
+            raise AstrayError(f"two atoms are {distance:.3f} Å apart (limit {stop.distance_ang:g} Å)")
         state = self.state
         deviation = self.deviation if self.potential.kind else None
         pressure = np.nan

@@ -19,9 +19,10 @@ Sources
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,18 +75,32 @@ class MdState:
         return np.asarray((self.momenta / self.masses).T @ self.momenta)
 
 
-class Integrator(Protocol):
+class Integrator(ABC):
     """Advances a state by one time step; what it holds besides can be saved and set."""
+
+    @abstractmethod
+    def begin(self, state: MdState) -> None:
+        """The part of a time step before the one evaluation of the potential: leaves the positions and the cell to evaluate."""
+
+    @abstractmethod
+    def finish(self, state: MdState) -> None:
+        """The part behind it, with energy, forces and virial of the new positions in ``state``."""
 
     def step(self, state: MdState, evaluate: Evaluate) -> None:
         """One time step, with one evaluation of the potential."""
+        self.begin(state)
+        state.energy, state.forces, state.virial = evaluate(state.positions, state.cell)
+        self.finish(state)
 
+    @abstractmethod
     def conserved(self, state: MdState) -> float:
         """The conserved quantity in eV."""
 
+    @abstractmethod
     def save(self) -> dict[str, Array]:
         """Arrays that ``load`` takes back, to the last bit."""
 
+    @abstractmethod
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Take back what ``save`` gave."""
 
@@ -98,21 +113,19 @@ def _drift(state: MdState, time: float) -> None:
     state.positions = state.positions + time * (state.momenta / state.masses)
 
 
-def _update(state: MdState, evaluate: Evaluate) -> None:
-    state.energy, state.forces, state.virial = evaluate(state.positions, state.cell)
-
-
-class VelocityVerlet:
+class VelocityVerlet(Integrator):
     """Constant energy."""
 
     def __init__(self, timestep: float) -> None:
         self.timestep = timestep
 
-    def step(self, state: MdState, evaluate: Evaluate) -> None:
-        """One time step."""
+    def begin(self, state: MdState) -> None:
+        """See ``Integrator``."""
         _kick(state, 0.5 * self.timestep)
         _drift(state, self.timestep)
-        _update(state, evaluate)
+
+    def finish(self, state: MdState) -> None:
+        """See ``Integrator``."""
         _kick(state, 0.5 * self.timestep)
 
     def conserved(self, state: MdState) -> float:
@@ -173,7 +186,7 @@ class Chain:
         self.place, self.momentum = array[0].tolist(), array[1].tolist()
 
 
-class NoseHoover:
+class NoseHoover(Integrator):
     """Constant temperature: a chain on the 3N − 3 degrees of freedom."""
 
     def __init__(self, timestep: float, n: int, kt: float, taut: float) -> None:
@@ -183,12 +196,14 @@ class NoseHoover:
     def _thermostat(self, state: MdState) -> None:
         state.momenta = state.momenta * self.chain.half_step(2.0 * state.kinetic, 0.5 * self.timestep)
 
-    def step(self, state: MdState, evaluate: Evaluate) -> None:
-        """One time step."""
+    def begin(self, state: MdState) -> None:
+        """See ``Integrator``."""
         self._thermostat(state)
         _kick(state, 0.5 * self.timestep)
         _drift(state, self.timestep)
-        _update(state, evaluate)
+
+    def finish(self, state: MdState) -> None:
+        """See ``Integrator``."""
         _kick(state, 0.5 * self.timestep)
         self._thermostat(state)
 
@@ -208,7 +223,7 @@ class NoseHoover:
 CellShape = Literal["iso", "aniso", "tri"]
 
 
-class MartynaTobiasKlein:
+class MartynaTobiasKlein(Integrator):
     """Constant temperature and pressure.
 
     The cell's strain rate v is a symmetric matrix (the cell never turns): a multiple of one (``iso``), diagonal in the
@@ -276,14 +291,17 @@ class MartynaTobiasKlein:
         state.positions = moved @ vectors.T
         state.cell = (state.cell @ vectors * np.exp(growth)) @ vectors.T
 
-    def step(self, state: MdState, evaluate: Evaluate) -> None:
-        """One time step."""
+    def begin(self, state: MdState) -> None:
+        """See ``Integrator``."""
         half = 0.5 * self.timestep
         self._thermostats(state, cell_first=True)
         self._kick_cell(state, half)
         self._kick_atoms(state, half)
         self._drift_all(state, self.timestep)
-        _update(state, evaluate)
+
+    def finish(self, state: MdState) -> None:
+        """See ``Integrator``."""
+        half = 0.5 * self.timestep
         self._kick_atoms(state, half)
         self._kick_cell(state, half)
         self._thermostats(state, cell_first=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pwact_like.engines.explorers.potential import Assessment, Deviation, ModelPotential, Potential
+from pwact_like.engines.explorers.potential import Assessment, Deviation, Driven, ModelPotential, Potential, first_of_all
 from pwact_like.uncertainty.committee import force_deviation
 from pwact_like.uncertainty.table import DIMENSIONLESS, EV_PER_ANG, KPU, KPU_COMMITTEE
 
@@ -40,31 +41,44 @@ class KpuPotential(Potential):
 
     def __init__(self, model: Path, kpu: Path, *, relative: bool = False) -> None:
         from pwact_like.potentials.committee import Committee
+        from pwact_like.potentials.joined import JoinedCommittee
         from pwact_like.potentials.kpu_file import SelfAware, read_knowledge
         from pwact_like.potentials.modelfile import read_model
 
         driver = read_model(model)[0]
         knowledge = read_knowledge(kpu, driver)
         self._driver = Committee([driver])
+        self._joined = JoinedCommittee(self._driver)
         self._aware = SelfAware(driver, knowledge, where=str(kpu))
         self._relative = relative
         self.unit = DIMENSIONLESS if relative else EV_PER_ANG
 
-    def drive(self, atoms: Atoms) -> tuple[float, Array, Array]:
+    def drive(self, atoms: Atoms) -> Driven:
         """See ``Potential``."""
         energies, forces, virials = self._driver.compute(atoms)
         return float(energies[0]), forces[0], virials[0]
 
     def assess(self, atoms: Atoms) -> Assessment:
         """See ``Potential``."""
-        energy, forces, virial = self.drive(atoms)
+        return self._assessment(self.drive(atoms), atoms)
+
+    def _assessment(self, driven: Driven, atoms: Atoms) -> Assessment:
         geometry = self._driver.geometry(atoms)
         values = self._aware.variances(geometry).force / 3.0 if self._relative else self._aware.sigma(geometry)
-        return Assessment(energy, forces, virial, Deviation.of_atoms(values))
+        return Assessment(*driven, Deviation.of_atoms(values))
+
+    def drive_all(self, structures: Mapping[int, Atoms]) -> dict[int, Driven]:
+        """See ``Potential``."""
+        return first_of_all(self._joined, structures)
+
+    def assess_all(self, structures: Mapping[int, Atoms]) -> dict[int, Assessment]:
+        """See ``Potential``: the atoms are driven together, the variances are computed one structure after the other."""
+        return {number: self._assessment(driven, structures[number]) for number, driven in self.drive_all(structures).items()}
 
     def forget(self) -> None:
         """See ``Potential``."""
         self._driver.forget()
+        self._joined.forget()
 
 
 class KpuCommitteePotential(Potential):
@@ -92,6 +106,7 @@ class KpuCommitteePotential(Potential):
 
     def __init__(self, models: tuple[Path, ...], kpu: Path) -> None:
         from pwact_like.potentials.committee import Committee
+        from pwact_like.potentials.joined import JoinedCommittee
         from pwact_like.potentials.kpu_file import read_knowledge, refuse_strange_members
         from pwact_like.potentials.modelfile import read_model
 
@@ -101,22 +116,33 @@ class KpuCommitteePotential(Potential):
         self._calibration, self._factor = knowledge.calibration, knowledge.factor
         self._driver = Committee([driver])
         self._all = Committee([driver, *members])
+        self._joined_driver, self._joined = JoinedCommittee(self._driver), JoinedCommittee(self._all)
 
-    def drive(self, atoms: Atoms) -> tuple[float, Array, Array]:
+    def drive(self, atoms: Atoms) -> Driven:
         """See ``Potential``."""
         energies, forces, virials = self._driver.compute(atoms)
         return float(energies[0]), forces[0], virials[0]
 
     def assess(self, atoms: Atoms) -> Assessment:
         """See ``Potential``."""
-        energies, forces, virials = self._all.compute(atoms)
+        return self._assessment(*self._all.compute(atoms))
+
+    def _assessment(self, energies: Array, forces: Array, virials: Array) -> Assessment:
         variances = np.square(self._factor * force_deviation(forces[1:]))
         return Assessment(float(energies[0]), forces[0], virials[0], Deviation.of_atoms(self._calibration.sigma(variances)))
 
+    def drive_all(self, structures: Mapping[int, Atoms]) -> dict[int, Driven]:
+        """See ``Potential``."""
+        return first_of_all(self._joined_driver, structures)
+
+    def assess_all(self, structures: Mapping[int, Atoms]) -> dict[int, Assessment]:
+        """See ``Potential``."""
+        return {number: self._assessment(*said) for number, said in self._joined.compute(structures).items()}
+
     def forget(self) -> None:
         """See ``Potential``."""
-        self._driver.forget()
-        self._all.forget()
+        for committee in (self._driver, self._all, self._joined_driver, self._joined):
+            committee.forget()
 
 
 def potential_for(models: tuple[Path, ...], uncertainty: ExploreUncertainty | None) -> Potential:

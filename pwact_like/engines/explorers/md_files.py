@@ -123,11 +123,12 @@ class MdFiles:
         if now - self._saved_at < CHECKPOINT_SECONDS and not insist:
             return
         self._saved_at = now
+        write_arrays(self.folder / CHECKPOINT, {**arrays, **self.sizes()})
+
+    def sizes(self) -> dict[str, np.int64]:
+        """How long the files are, under the names that a checkpoint has for it; they are brought to the disk."""
         names = (TRAJECTORY, LOG, TABLE) if self._table is not None else (TRAJECTORY, LOG)
-        sizes = {name: _sync(self.folder / name) for name in names}
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays, **{f"size.{name}": np.int64(size) for name, size in sizes.items()})
-        write_bytes(self.folder / CHECKPOINT, buffer.getvalue())
+        return {f"size.{name}": np.int64(_sync(self.folder / name)) for name in names}
 
     def close(self) -> None:
         """Close all files."""
@@ -159,22 +160,45 @@ def load_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
         When it belongs to a run with another input.
     """
     path = folder / CHECKPOINT
+    content = read_arrays(path)
+    if content is None:
+        return None
+    if str(content.pop("fingerprint", "")) != fingerprint:
+        raise strange_checkpoint(path)
+    return checkpoint_from(content, folder)
+
+
+def checkpoint_from(content: dict[str, NDArray[Any]], folder: Path) -> Checkpoint | None:
+    """What is stored of one run; None where its files are missing or shorter than they were: there is nothing to go on from."""
+    sizes = {name.removeprefix("size."): int(content.pop(name)) for name in list(content) if name.startswith("size.")}
+    complete = all((folder / name).is_file() and (folder / name).stat().st_size >= size for name, size in sizes.items())
+    return Checkpoint(content, sizes) if complete else None
+
+
+def strange_checkpoint(path: Path) -> InputError:
+    """The error for a checkpoint of another run."""
+    return InputError(
+        Problem(
+            str(path),
+            "this checkpoint belongs to a run with other settings, another structure or other models",
+            "remove it with the run's files, or write into another folder (-o)",
+        )
+    )
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays atomically."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    """What `write_arrays` wrote; None where there is no such file, or one torn by a full disk or a power cut."""
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
-            content = {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None  # torn by a full disk or a power cut: the run starts again
-    if str(content.pop("fingerprint", "")) != fingerprint:
-        raise InputError(
-            Problem(
-                str(path),
-                "this checkpoint belongs to a run with other settings, another structure or other models",
-                "remove it with the run's files, or write into another folder (-o)",
-            )
-        )
-    sizes = {name.removeprefix("size."): int(content.pop(name)) for name in list(content) if name.startswith("size.")}
-    # the files may be missing or shorter than they were: then there is nothing to go on from
-    complete = all((folder / name).is_file() and (folder / name).stat().st_size >= size for name, size in sizes.items())
-    return Checkpoint(content, sizes) if complete else None
+        return None

@@ -78,7 +78,12 @@ def default_stop_temp(temp_k: float) -> float:
 
 
 def to_json(
-    md: MdSettings, models: tuple[str, ...], seed: int, stop_deviation: float | None, uncertainty: ExploreUncertainty | None = None
+    md: MdSettings,
+    models: tuple[str, ...],
+    seed: int,
+    stop_deviation: float | None,
+    uncertainty: ExploreUncertainty | None = None,
+    kpu_file: str = KPU_FILE,
 ) -> dict[str, Any]:
     """Content of md.json for a run in the file's own folder: names only, so that equal runs have equal files."""
     settings: dict[str, Any] = {
@@ -99,7 +104,7 @@ def to_json(
     if stop_deviation is not None:
         settings["stop_deviation"] = stop_deviation
     if uncertainty is not None:
-        settings["uncertainty"] = {"kind": uncertainty.kind, "kpu": KPU_FILE, "scale": uncertainty.scale}
+        settings["uncertainty"] = {"kind": uncertainty.kind, "kpu": kpu_file, "scale": uncertainty.scale}
     return settings
 
 

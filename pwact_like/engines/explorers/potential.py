@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import BaseCalculator
 
+    from pwact_like.potentials.chgnet_model import ChgnetCommittee
+    from pwact_like.potentials.committee import Committee
+    from pwact_like.potentials.joined import JoinedCommittee
+
 Array = NDArray[np.float64]
 Triple = tuple[float, float, float]
+Driven = tuple[float, Array, Array]
+"""Energy in eV, forces (N, 3) in eV/Å, virial (3, 3) in eV: what moves the atoms."""
 
 NO_VIRIALS: Triple = (np.nan, np.nan, np.nan)
 
@@ -72,15 +79,33 @@ class Potential(ABC):
     unit: str = EV_PER_ANG
 
     @abstractmethod
-    def drive(self, atoms: Atoms) -> tuple[float, Array, Array]:
+    def drive(self, atoms: Atoms) -> Driven:
         """Energy, forces (N, 3), virial (3, 3) that move the atoms."""
 
     @abstractmethod
     def assess(self, atoms: Atoms) -> Assessment:
         """The same and their uncertainty; only asked where ``kind`` is not empty."""
 
+    def drive_all(self, structures: Mapping[int, Atoms]) -> dict[int, Driven]:
+        """`drive` of several trajectories' structures, each under its trajectory's number; joined where that is faster.
+
+        Raises
+        ------
+        DataError
+            When one of the structures cannot be evaluated.
+        """
+        return {number: self.drive(atoms) for number, atoms in structures.items()}
+
+    def assess_all(self, structures: Mapping[int, Atoms]) -> dict[int, Assessment]:
+        """The same of `assess`."""
+        return {number: self.assess(atoms) for number, atoms in structures.items()}
+
     def forget(self) -> None:  # noqa: B027 (most have nothing to forget)
         """Drop neighbour lists, so that what follows depends on the atoms alone and not on the steps before."""
+
+
+def _assessment(energies: Array, forces: Array, virials: Array) -> Assessment:
+    return Assessment(float(energies[0]), forces[0], virials[0], deviation_row(forces, virials))
 
 
 class CommitteePotential(Potential):
@@ -96,8 +121,7 @@ class CommitteePotential(Potential):
 
     def assess(self, atoms: Atoms) -> Assessment:
         """See ``Potential``."""
-        energies, forces, virials = self.compare(atoms)
-        return Assessment(float(energies[0]), forces[0], virials[0], deviation_row(forces, virials))
+        return _assessment(*self.compare(atoms))
 
 
 class ModelPotential(CommitteePotential):
@@ -117,8 +141,10 @@ class ModelPotential(CommitteePotential):
         super().__init__(len(models))
         self._driver = load_committee(models[:1])
         self._all = load_committee(models) if len(models) > 1 else self._driver
+        self._joined_driver = join(self._driver)
+        self._joined = join(self._all) if self._all is not self._driver else self._joined_driver
 
-    def drive(self, atoms: Atoms) -> tuple[float, Array, Array]:
+    def drive(self, atoms: Atoms) -> Driven:
         """See ``Potential``."""
         energies, forces, virials = self._driver.compute(atoms)
         return float(energies[0]), forces[0], virials[0]
@@ -128,10 +154,35 @@ class ModelPotential(CommitteePotential):
         energies, forces, virials = self._all.compute(atoms)
         return energies, forces, virials
 
+    def drive_all(self, structures: Mapping[int, Atoms]) -> dict[int, Driven]:
+        """See ``Potential``."""
+        return first_of_all(self._joined_driver, structures) if self._joined_driver else super().drive_all(structures)
+
+    def assess_all(self, structures: Mapping[int, Atoms]) -> dict[int, Assessment]:
+        """See ``Potential``."""
+        if self._joined is None:
+            return super().assess_all(structures)
+        return {number: _assessment(*said) for number, said in self._joined.compute(structures).items()}
+
     def forget(self) -> None:
         """See ``Potential``."""
-        self._driver.forget()
-        self._all.forget()
+        for committee in (self._driver, self._all, self._joined_driver, self._joined):
+            if committee is not None:
+                committee.forget()
+
+
+def join(committee: Committee | ChgnetCommittee) -> JoinedCommittee | None:
+    """The committee on several structures at once; None where that is not built (CHGNet)."""
+    from pwact_like.potentials.committee import Committee
+    from pwact_like.potentials.joined import JoinedCommittee
+
+    return JoinedCommittee(committee) if isinstance(committee, Committee) else None
+
+
+def first_of_all(joined: JoinedCommittee, structures: Mapping[int, Atoms]) -> dict[int, Driven]:
+    """What the first member says of every structure."""
+    said = joined.compute(structures)
+    return {number: (float(energies[0]), forces[0], virials[0]) for number, (energies, forces, virials) in said.items()}
 
 
 class CalculatorPotential(CommitteePotential):
@@ -141,7 +192,7 @@ class CalculatorPotential(CommitteePotential):
         super().__init__(len(calculators))
         self._calculators = calculators
 
-    def _ask(self, calculator: BaseCalculator, atoms: Atoms) -> tuple[float, Array, Array]:
+    def _ask(self, calculator: BaseCalculator, atoms: Atoms) -> Driven:
         forces = np.array(calculator.get_property("forces", atoms), dtype=np.float64)
         energy = calculator.results.get("free_energy", calculator.results.get("energy"))
         if energy is None:
@@ -152,7 +203,7 @@ class CalculatorPotential(CommitteePotential):
             virial = virial_from_stress(np.asarray(stress), atoms.get_volume())
         return float(energy), forces, virial
 
-    def drive(self, atoms: Atoms) -> tuple[float, Array, Array]:
+    def drive(self, atoms: Atoms) -> Driven:
         """See ``Potential``."""
         return self._ask(self._calculators[0], atoms)
 
