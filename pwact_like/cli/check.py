@@ -55,13 +55,14 @@ def run(args: argparse.Namespace) -> int:
         labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
         problems = _try_big_model(start.param, start.resource.explore)
     if kind == "run" and campaign.param.explore.engine == "lammps":
-        from pwact_like.engines.explorers.lammps import check_settings, conversion_notes
+        from pwact_like.engines.explorers.lammps import check_settings, conversion_notes, own_input_notes
 
         explore = campaign.resource.explore
         command = explore.command if explore else ""
         notes = (*notes, *conversion_notes(campaign.param.explore, command))
         try:
             check_settings(campaign.param.explore, command)
+            notes = (*notes, *own_input_notes(campaign.param.explore))
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
     if tries:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,10 @@ def _look_into(param: Path, resource: Path | None, work_dir: Path | None, lenien
     problems = find_problems(loaded)
     if problems:
         raise InputError(problems)
+    if loaded.param.explore.engine == "lammps":
+        from pwact_like.engines.explorers.lammps import own_input_notes
+
+        loaded = replace(loaded, notes=(*loaded.notes, *own_input_notes(loaded.param.explore)))
     return loaded
 
 

@@ -66,6 +66,11 @@ def data_file(atoms: Atoms, elements: Sequence[str], boundary: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def standard_masses(elements: Sequence[str]) -> list[float]:
+    """The mass of every type, in g/mol."""
+    return [mass for _, _, mass in _masses(elements)]
+
+
 def _masses(elements: Sequence[str]) -> list[tuple[int, str, float]]:
     from ase.data import atomic_masses, atomic_numbers
 

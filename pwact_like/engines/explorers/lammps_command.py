@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from pwact_like.config.engines_known import engine_of_command
+from pwact_like.config.lammps_switches import OWN_VARIABLES, variables_of, without_own_variables
 from pwact_like.engines.explorers.lammps_task import EXIT, INPUT, LOG, RESTARTS, STOP_LINK, TRAJECTORY, rerun_name
 from pwact_like.errors import InputError, Problem
 from pwact_like.time_limit import STOP_FILE_VARIABLE
@@ -22,8 +23,9 @@ def own_program() -> str:
 
 
 def without_own_flags(command: str) -> str:
-    """The user's command without ``-in FILE`` and ``-log FILE``; all else verbatim."""
-    words = command.split()
+    """The user's command without ``-in FILE``, ``-log FILE`` and the variables that are ours; all else verbatim."""
+    given = command.split()
+    words = without_own_variables(given)
     kept = []
     place = 0
     while place < len(words):
@@ -32,16 +34,18 @@ def without_own_flags(command: str) -> str:
             continue
         kept.append(words[place])
         place += 1
-    return command.strip() if len(kept) == len(words) else " ".join(kept)
+    return command.strip() if len(kept) == len(given) else " ".join(kept)
 
 
 def driver_command(command: str) -> str:
-    """The user's launcher (``srun -n 1``) with our driver in LAMMPS's place; LAMMPS's own arguments would mean nothing to it.
+    """The user's launcher (``srun -n 1``) with our driver in LAMMPS's place.
+
+    Of LAMMPS's own arguments it is told the variables, by lmp.json; the others would mean nothing to it.
 
     Raises
     ------
     InputError
-        When no word of the command is LAMMPS.
+        When no word of the command is LAMMPS, or the value of a variable is the shell's to tell.
     """
     words = command.split()
     if not words:
@@ -53,6 +57,15 @@ def driver_command(command: str) -> str:
                 "resource.json: explore.command",
                 f"no word of {command!r} is LAMMPS, in whose place the embedded potential's driver is called",
                 'write "lmp", or a launcher and then lmp ("srun -n 1 lmp")',
+            )
+        )
+    of_shell = [name for name, *values in variables_of(command) if name not in OWN_VARIABLES and set("$`") & set("".join(values))]
+    if of_shell:
+        raise InputError(
+            Problem(
+                "resource.json: explore.command",
+                f"-var {', '.join(of_shell)}: a value of the shell's, which the embedded potential's driver is not told",
+                "write the value itself",
             )
         )
     return " ".join([*words[: places[0]], own_program()])
