@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.engines.protocols import Explorer, ExploreRequest, ExploreUncertainty, MdSettings
-from pwact_like.fsio import is_finished, read_manifest, relative_path, write_manifest
+from pwact_like.fsio import delete_with_ledger, is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome
 from pwact_like.seeds import derive_seed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ReadStructure = Callable[[Path, str | None], "Atoms"]
 
+SHARED_FOLDER = "shared"  # beside the runs; no product, it goes when they are done
 DEFAULT_QUOTA = 100  # PWact's, when neither select_sys nor max_select is set
 
 
@@ -134,6 +135,7 @@ class ExplorationStage(Stage):
     def __post_init__(self) -> None:
         """Name the folder."""
         self.folder = exploration_folder(self.place)
+        self._shared = self.folder.with_name(SHARED_FOLDER)
 
     def run_folder(self, run: Run) -> Path:
         """Task folder of a trajectory."""
@@ -141,7 +143,7 @@ class ExplorationStage(Stage):
 
     def plan(self) -> list[Task]:
         """One task a trajectory."""
-        make_task = TaskMaker(self.place)
+        make_task = TaskMaker(self.place, "explore")
         structures: dict[Path, Atoms] = {}
         tasks = []
         for index, run in enumerate(self.runs):
@@ -155,6 +157,7 @@ class ExplorationStage(Stage):
                 upper_level=self.upper_level,
                 lmps_in=run.lmps_in,
                 uncertainty=self.uncertainty,
+                shared=self._shared,
             )
             folder = self.run_folder(run)
             files = self.explorer.write(folder, request)
@@ -201,6 +204,7 @@ class ExplorationStage(Stage):
                 row["table"] = relative_path(left.table, self.place.work_dir)
                 row["ended"] = left.ended
             trajectories.append(row)
+        delete_with_ledger(self.folder.parent, [self._shared], "all runs of the exploration are done")
         write_manifest(
             self.folder,
             "trajectories",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -670,6 +672,34 @@ def test_models_are_converted_once_and_again_when_they_change(tmp_path, monkeypa
     with pytest.raises(JobError, match=r"wrote no model\.000\.pb"):
         convert()
     assert not list(tmp_path.glob("converting.*"))
+
+
+def test_runs_of_an_exploration_share_what_one_of_them_converted(tmp_path, monkeypatch):
+    """Four at once: one conversion; a torn or half-written file is not taken; without a folder to share all is as before."""
+    calls, shared = tmp_path / "calls", tmp_path / "shared"
+    (tmp_path / "dp").write_text(f'#!/bin/sh\nsleep 0.3\necho "$2" >>"{calls}"\ncp "$2" "$3"\n')
+    (tmp_path / "dp").chmod(0o755)
+    monkeypatch.setattr(lammps_convert, "_export", lambda model, target: target.write_bytes(model.read_bytes()))
+
+    def convert(name: str, where: Path | None = shared) -> list[str]:
+        return lammps_convert.convert(tmp_path / name, conversion_task(tmp_path / name), str(tmp_path / "lmp"), where)
+
+    shared.mkdir()
+    digest = hashlib.sha256(b"model.000.pt").hexdigest()
+    (shared / ".tmpkilled").write_text("half of")
+    (shared / f"{digest[:32]}.{digest[:32]}.pb").write_text("torn")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(convert, ("a", "b", "c", "d")))
+    assert sorted(made) == [[], [], [], ["model.000.pb", "model.001.pb"]] and len(calls.read_text().splitlines()) == 2
+    assert {(tmp_path / name / "model.000.pb").read_text() for name in "abcd"} == {"model.000.pt"}
+    assert convert("a") == [] and convert("e") == []  # an attempt that goes on, and a later run
+    for path in shared.iterdir():
+        path.write_text("torn")
+    assert convert("f") == ["model.000.pb", "model.001.pb"] and convert("g") == []
+    (tmp_path / "a file").write_text("")
+    assert convert("h", tmp_path / "a file") == convert("i", None) == ["model.000.pb", "model.001.pb"]
+    line = exported().commands("lmp", request(models=OURS, shared=tmp_path / "with space"))[1]
+    assert line.endswith(f"lammps convert --shared '{tmp_path / 'with space'}'")
 
 
 def test_check_looks_into_the_pair_lines_and_the_own_inputs(tmp_path, capsys):

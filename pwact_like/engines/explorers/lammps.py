@@ -191,7 +191,14 @@ class LammpsExplorer(Explorer):
         """
         n_reruns = len(request.models) if self.style.deviations == "rerun" else 0
         plumed = self._settings.lmps_plumed is not None
-        return commands_of(command, is_embedded=self.is_embedded, n_reruns=n_reruns, plumed=plumed, exported=self.is_exported)
+        return commands_of(
+            command,
+            is_embedded=self.is_embedded,
+            n_reruns=n_reruns,
+            plumed=plumed,
+            exported=self.is_exported,
+            shared=request.shared,
+        )
 
     def frames_planned(self, folder: Path, md: MdSettings) -> int:
         """As in lmp.json: an own input says itself how many steps it makes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 from pwact_like.config.engines_known import engine_of_command
 from pwact_like.config.lammps_switches import OWN_VARIABLES, variables_of, without_own_variables
@@ -76,15 +77,18 @@ def lammps_word(command: str) -> str:
     return next((word for word in command.split() if engine_of_command("explore", word) == "lammps"), "")
 
 
-def convert_command(command: str) -> str:
+def convert_command(command: str, shared: Path | None) -> str:
     """Our step that converts the models, with LAMMPS's place in the user's command (the shell puts its variables in)."""
     word = lammps_word(command)
     plain = "/" in word and not set(word) & set("\"'`\\")
-    return f'{own_program()} convert --lmp "{word}"' if plain else f"{own_program()} convert"
+    place = f' --lmp "{word}"' if plain else ""
+    return f"{own_program()} convert{place}" + (f" --shared {shlex.quote(str(shared))}" if shared is not None else "")
 
 
-def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool, exported: bool = False) -> tuple[str, ...]:
-    """All lines of a task.
+def commands_of(
+    command: str, *, is_embedded: bool, n_reruns: int, plumed: bool, exported: bool = False, shared: Path | None = None
+) -> tuple[str, ...]:
+    """All lines of a task; converted models are kept in ``shared`` for the others.
 
     LAMMPS's own failure does not end it: ``pwact-like lammps end`` looks at what there is, and fails where the run is to be
     tried again. The end of the job's time is seen through a link to the file that the script makes then.
@@ -97,7 +101,7 @@ def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool,
     if plumed:
         lines.append(f"{{ {program} -h </dev/null | grep -qw plumed; }} || {{ printf '%s\\n' {shlex.quote(_PLUMED_CURE)} >&2; exit 2; }}")
     if exported:
-        lines.append(convert_command(command))
+        lines.append(convert_command(command, shared))
     there = " || ".join(f"[ -e {name} ]" for name in RESTARTS)
     lines += [
         f"if {there}; then {own_program()} begin; fi",
