@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, and print notes and a summary; problems are raised together."""
+    from pwact_like.config.engines_known import unavailable
     from pwact_like.config.load import kind_of, load_init_bulk, load_run
 
     kind = kind_of(args.param)
@@ -65,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
             notes = (*notes, *own_input_notes(campaign.param.explore))
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
+    if kind == "run" and not unavailable(campaign):
+        from pwact_like.workflows.start import models_problems
+
+        problems.update(dict.fromkeys(models_problems(campaign.param)))
     if tries:
         engines.append(("labeler", labelling.engine))
     problems.update(_try_labelling(labelling, tries, section.command if section else ""))
