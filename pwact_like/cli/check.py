@@ -147,7 +147,7 @@ def _try_big_model(param: InitBulkParam, section: ResourceSection | None) -> dic
 
 
 def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str) -> dict[Problem, None]:
-    """What a labelling engine that is built here refuses: options, the input file, elements.
+    """What a labelling engine refuses: options, the input file, elements.
 
     Raises
     ------
@@ -157,8 +157,7 @@ def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str)
     from pwact_like.config.engines_known import engine_info
     from pwact_like.engines.registry import labeler_for
 
-    info = engine_info("label", labelling.engine)
-    if not tries or info is None or not info.built:
+    if not tries or engine_info("label", labelling.engine) is None:
         return {}
     return _try(labeler_for(labelling), tries, command)
 
