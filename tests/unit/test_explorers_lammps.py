@@ -236,6 +236,7 @@ NOTED = """\
 units metal
 read_data x
 mass 1 2.014
+mass 2 107.87
 mass 2 28.0855
 variable m equal 15.999
 mass 3 $m
@@ -259,12 +260,12 @@ def test_what_an_own_input_loses_is_told_with_its_line(tmp_path, capsys):
     said = [line for line in capsys.readouterr().out.splitlines() if "noted.in: line" in line]
     expected = {
         3: "mass 1 2.014 is replaced by 1.008, the standard mass of H: no isotope is run",
-        4: "mass 2 28.0855 is that of Si, and type 2 is O here",
-        6: "mass 3 15.999 is that of O, and type 3 is Si here",
-        8: "dump_modify colname x px, format 4 %.3f: left out",
-        9: "dump 2 is left out",
-        10: "thermo_modify lost is set to error",
+        5: "mass 2 28.0855 is that of Si, and type 2 is O here",
+        7: "mass 3 15.999 is that of O, and type 3 is Si here",
+        9: "dump_modify colname x px, format 4 %.3f: left out",
+        10: "dump 2 is left out",
         11: "thermo_modify lost is set to error",
+        12: "thermo_modify lost is set to error",
     }
     assert len(said) == len(expected)
     for line, what in expected.items():

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pwact_like.engines.explorers.lammps_cell import standard_masses
+from pwact_like.engines.explorers.lammps_cell import all_masses, standard_masses
 from pwact_like.engines.explorers.lammps_script import Command, Variables
 from pwact_like.errors import Problem
 
@@ -84,6 +84,8 @@ def _masses(commands: Sequence[Command], elements: Sequence[str], variables: Var
         place = int(number) - 1
         given, symbol = f"mass {command.arguments[0]} {mass:g}", elements[place]
         others = [other for other, standard in zip(elements, ours, strict=True) if _is_near(mass, standard)]
+        if not others and any(_is_near(mass, standard) for standard in all_masses()):
+            continue  # of an element that is not in the run: a line that was copied on, as in PWact's own examples
         if others:
             note = (
                 f"{given} is that of {others[0]}, and type {place + 1} is {symbol} here (the order of train.atom_type): "
