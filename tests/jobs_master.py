@@ -94,7 +94,7 @@ def main() -> int:
             section = ResourceSection(group_size=2, parallel_num=1, memory="200M", time="10")
             resource = Resource(scheduler=kind, train=section)
             local = kind == "local"
-            scheduler: Scheduler = LocalScheduler(state_dir / "jobs", cores=2, gpus=()) if local else SlurmScheduler(timeout_s=30)
+            scheduler: Scheduler = LocalScheduler(state_dir / "jobs", cores=2, gpus=()) if local else SlurmScheduler(timeout_s=120)
             dispatcher = Dispatcher(
                 state_dir, work_dir, journal, scheduler, resource, "killed", stop=stop, poll_s=(0.01, 0.05), grace_s=0.3
             )

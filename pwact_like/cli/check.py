@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, and print notes and a summary; problems are raised together."""
+    from pwact_like.config.engines_known import unavailable
     from pwact_like.config.load import kind_of, load_init_bulk, load_run
 
     kind = kind_of(args.param)
@@ -55,15 +56,20 @@ def run(args: argparse.Namespace) -> int:
         labelling, tries, section = start.param.labelling, _bulk_tries(start.param), start.resource.dft
         problems = _try_big_model(start.param, start.resource.explore)
     if kind == "run" and campaign.param.explore.engine == "lammps":
-        from pwact_like.engines.explorers.lammps import check_settings, conversion_notes
+        from pwact_like.engines.explorers.lammps import check_settings, conversion_notes, own_input_notes
 
         explore = campaign.resource.explore
         command = explore.command if explore else ""
         notes = (*notes, *conversion_notes(campaign.param.explore, command))
         try:
             check_settings(campaign.param.explore, command)
+            notes = (*notes, *own_input_notes(campaign.param.explore))
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
+    if kind == "run" and not unavailable(campaign):
+        from pwact_like.workflows.start import models_problems
+
+        problems.update(dict.fromkeys(models_problems(campaign.param)))
     if tries:
         engines.append(("labeler", labelling.engine))
     problems.update(_try_labelling(labelling, tries, section.command if section else ""))
@@ -141,7 +147,7 @@ def _try_big_model(param: InitBulkParam, section: ResourceSection | None) -> dic
 
 
 def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str) -> dict[Problem, None]:
-    """What a labelling engine that is built here refuses: options, the input file, elements.
+    """What a labelling engine refuses: options, the input file, elements.
 
     Raises
     ------
@@ -151,8 +157,7 @@ def _try_labelling(labelling: LabelSettings, tries: Sequence[Try], command: str)
     from pwact_like.config.engines_known import engine_info
     from pwact_like.engines.registry import labeler_for
 
-    info = engine_info("label", labelling.engine)
-    if not tries or info is None or not info.built:
+    if not tries or engine_info("label", labelling.engine) is None:
         return {}
     return _try(labeler_for(labelling), tries, command)
 

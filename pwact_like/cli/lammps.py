@@ -4,7 +4,8 @@ pwact-like lammps run
     LAMMPS, as a library, with the embedded potential through fix external; then `end`.
 
 pwact-like lammps convert
-    make DeePMD-kit's files of the embedded models, for pair_style deepmd; those that are there already are left alone.
+    make DeePMD-kit's files of the embedded models, for pair_style deepmd, or take those that another run has made (--shared);
+    those that are there already are left alone.
 
 pwact-like lammps begin
     make the folder ready to go on from a restart file of an interrupted attempt.
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("step", choices=("run", "convert", "begin", "trim", "end"), help="see above")
     parser.add_argument("--lmp", default="", metavar="PATH", help="convert: LAMMPS, in whose folder dp is looked for before PATH")
+    parser.add_argument("--shared", type=Path, metavar="DIR", help="convert: folder of converted models that the runs share")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.step == "convert":
         from pwact_like.engines.explorers.lammps_convert import convert
 
-        made = convert(folder, task, args.lmp)
+        made = convert(folder, task, args.lmp, args.shared)
         print(f"{folder}: made {', '.join(made)}" if made else f"{folder}: the models were converted before")
     elif args.step == "end":
         _end(folder, task, _status(folder), "")

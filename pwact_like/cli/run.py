@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print(done)
         for task in done.tasks:
             print(f"  {task.folder}")
+        print(f"job scripts: {loaded.param.work_dir / '.pwact_like' / 'run' / 'dry-run'}")
         return 0
     except InProgress as waiting:
         print(waiting)

@@ -66,9 +66,9 @@ _GAUSSIAN = Section("gaussian_param", "", (GaussianParam,))
 
 
 def _engines_text() -> str:
-    lines = ["Engines: ✓ built here; the others pass `check` with a note, and `run` refuses them.", ""]
+    lines = ["Engines:", ""]
     for role, engines in ENGINES.items():
-        names = ", ".join(f"{engine.name}{' ✓' if engine.built else ''} ({engine.what})" for engine in engines.values())
+        names = ", ".join(f"{engine.name} ({engine.what})" for engine in engines.values())
         lines.append(f"- {role}: {names}")
     lines += ["", "Settings of the embedded labelling engines stand beside `dft_style`, in an object `options`, or in a stage's entry:", ""]
     lines += [f"- `dft_style` {engine}: {', '.join(f'`{name}`' for name in sorted(names))}" for engine, names in ENGINE_OPTIONS.items()]

@@ -36,8 +36,6 @@ class KnownEngine:
         Canonical name, lower-case.
     what
         What it is, for messages.
-    built
-        Whether it is built here; if not, ``check`` says so and ``run`` refuses.
     needs_command
         Whether it has no default command.
     compresses
@@ -46,7 +44,6 @@ class KnownEngine:
 
     name: str
     what: str
-    built: bool
     needs_command: bool = True
     compresses: bool = False
 
@@ -55,32 +52,32 @@ ENGINES: dict[Role, dict[str, KnownEngine]] = {
     "train": {
         engine.name: engine
         for engine in (
-            KnownEngine("embedded", "the embedded trainer (pwact-like train)", built=True, needs_command=False),
-            KnownEngine("matpl", "MatPL", built=True, compresses=True),
-            KnownEngine("chgnet", "CHGNet, fine-tuned (pwact-like train)", built=True, needs_command=False),
-            KnownEngine("mace", "MACE (mace_run_train)", built=True),
-            KnownEngine("nep", "NEP by torchnep", built=True),
-            KnownEngine("deepmd", "DeePMD-kit (dp)", built=True, needs_command=False, compresses=True),
+            KnownEngine("embedded", "the embedded trainer (pwact-like train)", needs_command=False),
+            KnownEngine("matpl", "MatPL", compresses=True),
+            KnownEngine("chgnet", "CHGNet, fine-tuned (pwact-like train)", needs_command=False),
+            KnownEngine("mace", "MACE (mace_run_train)"),
+            KnownEngine("nep", "NEP by torchnep"),
+            KnownEngine("deepmd", "DeePMD-kit (dp)", needs_command=False, compresses=True),
         )
     },
     "explore": {
         engine.name: engine
         for engine in (
-            KnownEngine("embedded", "the embedded MD (pwact-like md)", built=True, needs_command=False),
-            KnownEngine("lammps", "LAMMPS", built=True),
+            KnownEngine("embedded", "the embedded MD (pwact-like md)", needs_command=False),
+            KnownEngine("lammps", "LAMMPS"),
         )
     },
     "label": {
         engine.name: engine
         for engine in (
-            KnownEngine("xtb", "GFN-xTB through tblite", built=True, needs_command=False),
-            KnownEngine("ase", "an ASE calculator", built=True, needs_command=False),
-            KnownEngine("cp2k", "CP2K", built=True, needs_command=False),
-            KnownEngine("qe", "Quantum ESPRESSO's pw.x", built=True, needs_command=False),
-            KnownEngine("dftb", "DFTB+", built=True, needs_command=False),
-            KnownEngine("pwmat", "PWmat", built=True),
-            KnownEngine("vasp", "VASP", built=True),
-            KnownEngine("bigmodel", "a big model by name, or behind a user's script", built=True, needs_command=False),
+            KnownEngine("xtb", "GFN-xTB through tblite", needs_command=False),
+            KnownEngine("ase", "an ASE calculator", needs_command=False),
+            KnownEngine("cp2k", "CP2K", needs_command=False),
+            KnownEngine("qe", "Quantum ESPRESSO's pw.x", needs_command=False),
+            KnownEngine("dftb", "DFTB+", needs_command=False),
+            KnownEngine("pwmat", "PWmat"),
+            KnownEngine("vasp", "VASP"),
+            KnownEngine("bigmodel", "a big model by name, or behind a user's script", needs_command=False),
         )
     },
 }
@@ -126,7 +123,7 @@ def engine_info(role: Role, name: str) -> KnownEngine | None:
     """An engine by its canonical name: of the tables above, or of another package that registered it."""
     if name in ENGINES[role]:
         return ENGINES[role][name]
-    return KnownEngine(name, f"{name} (another package's)", built=True, needs_command=False) if name and is_foreign(role, name) else None
+    return KnownEngine(name, f"{name} (another package's)", needs_command=False) if name and is_foreign(role, name) else None
 
 
 def is_foreign(role: Role, name: str) -> bool:
@@ -172,16 +169,9 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         found.append(Problem(f"{file}: {path}", f"{what} is not built here yet", cure))
 
     if isinstance(param, InitBulkParam):
-        labelled = any(system.relax or system.aimd or system.scf for system in param.sys_configs)
-        if labelled:
-            _label_engine(add, "dft_style", param.labelling.engine)
         return found
     trainer = engine_info("train", param.train.engine)
-    if trainer is not None and not trainer.built:
-        add(
-            "train", trainer.what, 'use the embedded trainer: "command": "pwact-like" in resource.json\'s train section, with model_type DP'
-        )
-    elif param.train.engine == "embedded":
+    if param.train.engine == "embedded":
         if param.train.model_type != "DP":
             add("train.model_type", f"{param.train.model_type} in the embedded trainer", "use DP")
         if param.train.optimizer.name not in EMBEDDED_OPTIMIZERS:
@@ -198,19 +188,15 @@ def unavailable(loaded: Loaded[Param]) -> list[Problem]:
         and param.train.engine != "embedded"
     ):
         add("strategy.choice_descriptor", f"the descriptors of a model of {param.train.engine}", "use soap")
-    if param.strategy.uncertainty != "committee" and trainer is not None and trainer.built and trainer.name in ENGINES["train"]:
+    if param.strategy.uncertainty != "committee" and trainer is not None and trainer.name in ENGINES["train"]:
         if trainer.name != "embedded":
             what = f"{param.strategy.uncertainty} with {trainer.what}"
             add("strategy.uncertainty", what, 'use committee, or the embedded trainer: "command": "pwact-like"')
-    if param.strategy.compress and trainer is not None and trainer.built and not trainer.compresses:
+    if param.strategy.compress and trainer is not None and not trainer.compresses:
         add("strategy.compress", f"compression with {trainer.what}", "set it to false")
-    explorer = engine_info("explore", param.explore.engine)
-    if explorer is not None and not explorer.built:
-        add("explore", explorer.what, 'use the embedded MD: "command": "pwact-like" in resource.json\'s explore section')
-    elif param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
+    if param.explore.engine == "embedded" and any(job.lmps_in_idx for entry in param.explore.md_jobs for job in entry):
         add("explore.md_jobs", "running a LAMMPS input (lmps_in_idx) in the embedded MD", "give nsteps, ensemble, temps instead")
     _explored_models(add, param)
-    _label_engine(add, "DFT.dft_style", param.dft.labelling.engine)
     return found
 
 
@@ -235,14 +221,5 @@ def _explored_models(add: Callable[[str, str, str], None], param: RunParam) -> N
     """The explorer must be able to run what the trainer leaves."""
     trainer, explorer = param.train.engine, param.explore.engine
     known = ENGINES["train"].get(trainer)
-    if known is None or not known.built:
-        return
-    if explorer == "embedded" and trainer not in EMBEDDED_MD_RUNS:
+    if known is not None and explorer == "embedded" and trainer not in EMBEDDED_MD_RUNS:
         add("explore", f"running the models of {known.what} in the embedded MD", "explore with LAMMPS (explore.command in resource.json)")
-
-
-def _label_engine(add: Callable[[str, str, str], None], path: str, name: str) -> None:
-    engine = engine_info("label", name)
-    if engine is not None and not engine.built:
-        built = ", ".join(known.name for known in ENGINES["label"].values() if known.built)
-        add(path, engine.what, f"built here: {built}")

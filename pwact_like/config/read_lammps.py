@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from pwact_like.config.lammps_styles import AUTO, EMBEDDED, EXPORTED, PAIR_STYLES, style_of_trainer
+from pwact_like.config.lammps_switches import variables_of
 from pwact_like.config.reader import Reader, describe
 from pwact_like.config.source import Table
 from pwact_like.config.train import TrainSettings
@@ -13,8 +14,11 @@ from pwact_like.config.train import TrainSettings
 _KEYS = ("lmps_pair", "lmps_plumed")
 
 
-def read_lammps(reader: Reader, table: Table, engine: str, train: TrainSettings | None, given: dict[str, Any], failed: set[str]) -> None:
-    """Fill in lmps_pair and lmps_plumed; every problem goes to the reader."""
+def read_lammps(
+    reader: Reader, table: Table, program: tuple[str, str], train: TrainSettings | None, given: dict[str, Any], failed: set[str]
+) -> None:
+    """Fill in lmps_pair, lmps_plumed and what follows from ``program``, (engine, command); every problem goes to the reader."""
+    engine, command = program
     if table.get("lmps_plumed") is not None:
         found = reader.path(table.get("lmps_plumed"), table.where("lmps_plumed"), what="PLUMED input")
         if found is None:
@@ -26,6 +30,7 @@ def read_lammps(reader: Reader, table: Table, engine: str, train: TrainSettings 
             if table.get(key) is not None:
                 reader.note(table.where(key), f"without effect: the exploration runs with {engine or 'another engine'}")
         return
+    given["lmps_variables"] = variables_of(command)
     pair = _pair(reader, table, train)
     if pair is None:
         failed.add("lmps_pair")

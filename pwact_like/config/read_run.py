@@ -204,7 +204,8 @@ def _explore(
         _put(given, failed, "md_jobs", _md_jobs(reader, table.get("md_jobs"), table.where("md_jobs"), count, len(inputs), engine))
     if train is not None:
         given["elements"] = train.atom_type
-    read_lammps(reader, table, engine, train, given, failed)
+    section = resources.section("explore")
+    read_lammps(reader, table, (engine, section.command if section is not None else ""), train, given, failed)
     if table.get("md_batch") is not None and engine != "embedded":
         reader.note(table.where("md_batch"), f"without effect: the exploration runs with {engine or 'another engine'}")
     return reader.build(Explore, table, given=given, failed=failed, handled=("engine",))

@@ -328,7 +328,7 @@ class MdJob(Settings):
 class Explore(Settings):
     """What is explored, and how."""
 
-    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"elements", "lmps_export"})
+    filled_by_loader: ClassVar[frozenset[str]] = frozenset({"elements", "lmps_export", "lmps_variables"})
 
     engine: str = Field(
         default="embedded", description="MD engine: embedded (ASE), lammps, …; follows from the command of resource.json when left out."
@@ -345,6 +345,7 @@ class Explore(Settings):
         "what they say. Left out, or auto: as the trainer's models want it.",
     )
     lmps_export: bool = Field(default=False, description="LAMMPS: models of the embedded trainer are converted for the pair style deepmd.")
+    lmps_variables: tuple[tuple[str, ...], ...] = Field(default=(), description="LAMMPS: (name, value, …) of the command's -var switches.")
     lmps_plumed: Path | None = Field(
         default=None, description="LAMMPS: a PLUMED input that every run gets (fix plumed); such runs begin anew after an interruption."
     )

@@ -279,7 +279,7 @@ class ExploreRequest:
 
     Without ``uncertainty`` the models are a committee. With kpu there is one; with kpu-committee the others are the members, and the
     first is none of them. Above some multiples of ``upper_level`` (in the table's unit) the run may stop, for the uncertainty has
-    exploded; None: levels are known only when the run is done.
+    exploded; None: levels are known only when the run is done. In ``shared`` the runs of an exploration may keep what they have in common.
     """
 
     atoms: Atoms
@@ -289,6 +289,7 @@ class ExploreRequest:
     upper_level: float | None
     lmps_in: Path | None = None
     uncertainty: ExploreUncertainty | None = None
+    shared: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,8 @@ def _what_begins_anew(tasks: Sequence[Task], rows: Mapping[str, TaskRow], live: 
         if emptied and (row.state is not None or row.key != task.key):
             anew.add(task.name)
         elif row.key != task.key:
-            problems.append(
-                Problem(task.name, "its inputs changed since it was begun", f"undo the change, or remove {task.folder} to run it anew")
-            )
+            cure = task.anew or f"remove {task.folder} to run it anew"
+            problems.append(Problem(task.name, "its inputs changed since it was begun", f"undo the change, or {cure}"))
         elif row.state is TaskState.ACCEPTED and (missing := folder_of.missing_results(task)):
             problems.append(
                 Problem(

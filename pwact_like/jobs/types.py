@@ -36,6 +36,8 @@ class Task:
         The task's own seed (recorded; the engine has already written it into the inputs).
     max_attempts
         Attempts that may fail by their own fault before the task is set aside; None: as its section of resource.json says.
+    anew
+        What the user does to have it begun anew with other inputs, with all that belongs to it; "": its folder is removed.
     """
 
     key: str
@@ -46,6 +48,7 @@ class Task:
     files: TaskFiles = field(default_factory=TaskFiles)
     seed: int = 0
     max_attempts: int | None = None
+    anew: str = ""
 
 
 Judge = Callable[[Task, Path], Outcome]

@@ -22,12 +22,25 @@ from numpy.typing import NDArray
 from pwact_like.errors import DataError
 from pwact_like.fsio import write_bytes
 from pwact_like.potentials.deep_potential import DeepPotential
-from pwact_like.potentials.spec import DeepPotSpec
+from pwact_like.potentials.spec import CHGNET_FORMAT, FORMAT, DeepPotSpec
 
-FORMAT = "pwact_like deep potential"
-CHGNET_FORMAT = "pwact_like chgnet"
 VERSION = 1
 SCALING = "scaling."
+
+__all__ = [
+    "CHGNET_FORMAT",
+    "FORMAT",
+    "SCALING",
+    "VERSION",
+    "fill_model",
+    "format_of",
+    "model_arrays",
+    "read_arrays",
+    "read_model",
+    "read_scalings",
+    "save_model",
+    "write_arrays",
+]
 
 
 def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 
 from pwact_like.config.elements import symbol
 
+FORMAT = "pwact_like deep potential"
+CHGNET_FORMAT = "pwact_like chgnet"
+"""What a model file's header calls itself."""
+
 
 @dataclass(frozen=True)
 class DeepPotSpec:

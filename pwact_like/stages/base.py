@@ -82,9 +82,10 @@ class HashCache:
 
 @dataclass
 class TaskMaker:
-    """Builds tasks with content keys."""
+    """Builds tasks with content keys; ``stage``, one of a campaign's, is what a rewind has to go back to."""
 
     place: Place
+    stage: str = ""
 
     @cached_property
     def hash_of(self) -> HashCache:
@@ -110,6 +111,7 @@ class TaskMaker:
             commands=commands,
             files=files,
             seed=seed,
+            anew=f"make the stage anew with it: pwact-like rewind --to {self.place.iteration}:{self.stage}" if self.stage else "",
         )
 
 
@@ -155,9 +157,10 @@ def require_all(results: Mapping[str, TaskResult], what: str) -> None:
     failed = failures(results)
     if failed:
         lines = "\n".join(f"  {result.task.folder}: {result.reason}" for result in failed)
+        anew = failed[0].task.anew or "remove the folders of all these tasks as well"
         raise JobError(
             f"{len(failed)} of {len(results)} {what} tasks failed for good; nothing can go on without them:\n{lines}\n"
-            "Mend the cause and start again; settings that change a task's input take removing the folders of all these tasks as well"
+            f"Mend the cause and start again; where that changes a task's input, {anew}"
         )
 
 

@@ -81,7 +81,7 @@ class ChoiceStage(Stage):
         place = self.request.place
         seed = derive_seed(place.root_seed, place.iteration, "choose", 0)
         commands = self.settings.chooser.commands(self.command)
-        return [TaskMaker(place)(self.settings.chooser.name, self._task, "direct", commands, files, seed)]
+        return [TaskMaker(place, "select")(self.settings.chooser.name, self._task, "direct", commands, files, seed)]
 
     def judge(self, task: Task, attempt: Path) -> Outcome:
         """The chooser's word."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pwact_like.config.run import DEFAULT_QUOTA
 from pwact_like.engines.explorers.batch_files import BatchExplorer
 from pwact_like.engines.protocols import Explorer, ExploreRequest, ExploreUncertainty, MdSettings
-from pwact_like.fsio import is_finished, read_manifest, relative_path, write_manifest
+from pwact_like.fsio import delete_with_ledger, is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome, Reject
 from pwact_like.seeds import derive_seed
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pwact_like.config.run import MdJob
 
 ReadStructure = Callable[[Path, str | None], "Atoms"]
+
+SHARED_FOLDER = "shared"  # beside the runs; no product, it goes when they are done
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class ExplorationStage(Stage):
     def __post_init__(self) -> None:
         """Name the folder."""
         self.folder = exploration_folder(self.place)
+        self._shared = self.folder.with_name(SHARED_FOLDER)
 
     def run_folder(self, run: Run) -> Path:
         """A trajectory's folder under its usual name: its task's own, or a link into that of its batch."""
@@ -163,12 +166,13 @@ class ExplorationStage(Stage):
                 upper_level=self.upper_level,
                 lmps_in=run.lmps_in,
                 uncertainty=self.uncertainty,
+                shared=self._shared,
             )
         return requests
 
     def plan(self) -> list[Task]:
         """One task a trajectory, or a batch of them."""
-        make_task = TaskMaker(self.place)
+        make_task = TaskMaker(self.place, "explore")
         requests = self._requests()
         tasks = []
         explorer = self.explorer
@@ -246,6 +250,7 @@ class ExplorationStage(Stage):
                 row["table"] = relative_path(found.table, self.place.work_dir)
                 row["ended"] = found.ended
             trajectories.append(row)
+        delete_with_ledger(self.folder.parent, [self._shared], "all runs of the exploration are done")
         write_manifest(
             self.folder,
             "trajectories",

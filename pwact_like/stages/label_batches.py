@@ -51,7 +51,7 @@ class Batches:
         self, labeler: Labeler, entry: StageInput, command: str, rows: Sequence[Mapping[str, Any]], frames: Sequence[Frame]
     ) -> list[Task]:
         """One task a batch."""
-        make_task = TaskMaker(self.place)
+        make_task = TaskMaker(self.place, "label")
         tasks = []
         for number, indices in self.shares(rows):
             seed = derive_seed(self.place.root_seed, self.place.iteration, "label batch", number)

@@ -97,7 +97,7 @@ class LabelStage(Stage):
         rows = self._rows()
         if (batches := self._batches) is not None:
             return batches.plan(self.labeler, self.entry, self.command, rows, self._asked(rows))
-        make_task = TaskMaker(self.place)
+        make_task = TaskMaker(self.place, "label")
         tasks = []
         with Secrets() as secrets:
             for index, (row, frame) in enumerate(zip(rows, self._asked(rows), strict=True)):

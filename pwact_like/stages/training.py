@@ -110,7 +110,7 @@ class TrainingStage(Stage):
                     f"set it to {len(self.init_models)}",
                 )
             )
-        make_task = TaskMaker(self.place)
+        make_task = TaskMaker(self.place, "train")
         tasks = []
         for member in range(self.n_members):
             folder = self.member_folder(member)
@@ -200,6 +200,12 @@ def compression(strategy: Strategy) -> Compression | None:
 def training_folder(place: Place) -> Path:
     """The product folder of an iteration's training."""
     return place.iteration_folder() / "00.train"
+
+
+def is_made_by(place: Place, trainer: Trainer) -> bool:
+    """Whether the models of a finished training are of this trainer, which may have been edited since."""
+    facts = read_manifest(training_folder(place))["facts"]
+    return facts.get("engine", trainer.name) == trainer.name and {Path(name).name for name in facts["models"]} == {trainer.model_file}
 
 
 def kpu_of(folder: Path) -> Path | None:

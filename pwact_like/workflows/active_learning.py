@@ -28,13 +28,14 @@ from pwact_like.stages.training import TrainingStage, compression, refuse_no_kpu
 from pwact_like.workflows.convergence import IterationFacts, Next, next_entry
 from pwact_like.workflows.errors_known import (
     explored_by,
-    explored_with_now,
+    goes_on_with,
     labelled_before,
     levels_in_force,
     levels_to_select,
     suits,
     tell,
     trainings_facts,
+    without_what_waits,
 )
 from pwact_like.workflows.history import dataset_facts, iteration_folders, iteration_row, write_records
 from pwact_like.workflows.session import Session
@@ -143,14 +144,13 @@ class Campaign:
     def _take_edits(self, *, within: int | None = None) -> None:
         """Go on with the param.json that the user has edited meanwhile; stages that have begun keep to the old one.
 
-        ``within`` is the iteration whose models are trained: they are for the uncertainty of then, so another one waits for the next.
+        ``within`` is the iteration whose models are trained: by the trainer and for the uncertainty of then; others wait for the next.
         """
         edited = self.session.edits.param
         if edited is self.param or (within is not None and edited is self._waiting):
             return
-        if within is not None and explored_with_now(edited.strategy) != explored_with_now(self.param.strategy):
-            log.info("strategy was edited, uncertainty too: it counts from the next training on, iteration %d ends as it began", within)
-            self._waiting, edited = edited, edited.model_copy(update={"strategy": self.param.strategy})
+        if within is not None and (kept := without_what_waits(self.param, edited, within)) is not edited:
+            self._waiting, edited = edited, kept
         from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 
         self.trainer, self.explorer, self.labeler = (
@@ -204,13 +204,13 @@ class Campaign:
 
     def _training(self, iteration: int, previous: tuple[Path, ...]) -> TrainingStage:
         param = self.param
-        init_models: tuple[Path, ...] = ()
-        why_skipped = ""
+        init_models, why_skipped = (), ""
+        goes_on = iteration > 0 and goes_on_with(self._place(iteration - 1), self.trainer)
         if iteration == 0 and param.init_model_list:
             init_models, why_skipped = param.init_model_list, "init_model_list"
-        elif iteration > 0 and not self._is_new_data(iteration) and self._suits(iteration - 1):
+        elif goes_on and not self._is_new_data(iteration) and self._suits(iteration - 1):
             init_models, why_skipped = previous, "no new labels since these models were trained"
-        elif iteration > 0 and param.use_pre_model:
+        elif goes_on and param.use_pre_model:
             init_models = previous
         train_data = self._train_data(iteration)
         if not why_skipped and not train_data:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.config.common import DataPath
@@ -18,12 +18,13 @@ from pwact_like.fsio import is_finished, read_manifest
 from pwact_like.stages.exploration import exploration_folder
 from pwact_like.stages.labelling import label_folder
 from pwact_like.stages.selection import levels_facts, levels_from, levels_text, selection_folder
-from pwact_like.stages.training import training_folder
+from pwact_like.stages.training import is_made_by, training_folder
 from pwact_like.uncertainty.levels import Levels, RelativeLevels, TrustLevels
 from pwact_like.uncertainty.suggestion import UPPER_RATIO
 
 if TYPE_CHECKING:
-    from pwact_like.config.run import Strategy
+    from pwact_like.config.run import RunParam, Strategy
+    from pwact_like.engines.protocols import Trainer
     from pwact_like.stages.base import Place
     from pwact_like.stages.training import TrainingStage
 
@@ -140,6 +141,36 @@ def _called(uncertainty: Mapping[str, str]) -> str:
     return uncertainty["kind"] + (" (relative scale)" if uncertainty["scale"] == "relative" else "")
 
 
+def without_what_waits(now: RunParam, edited: RunParam, iteration: int) -> RunParam:
+    """An edited param.json without what counts from the next training on, the models of this iteration being trained; itself if nothing."""
+    update: dict[str, Any] = {}
+    if explored_with_now(edited.strategy) != explored_with_now(now.strategy):
+        log.info("strategy was edited, uncertainty too: it counts from the next training on, iteration %d ends as it began", iteration)
+        update["strategy"] = now.strategy
+    if edited.train.engine != now.train.engine:
+        log.info("the trainer was edited: train and explore count from the next training on, iteration %d ends as it began", iteration)
+        update |= {"train": now.train, "explore": now.explore}
+    return edited.model_copy(update=update) if update else edited
+
+
+def goes_on_with(place: Place, trainer: Trainer) -> bool:
+    """Whether a training can go on with the models of the iteration before it (``place``): they are this trainer's.
+
+    The trainer may have been edited; then the training begins from scratch, and says so when it begins.
+    """
+    if is_made_by(place, trainer):
+        return True
+    after = replace(place, iteration=place.iteration + 1)
+    if not is_finished(training_folder(after)):
+        log.warning(
+            "iteration %d: the models before it were made by another trainer than %s (%s): its training begins from scratch",
+            after.iteration,
+            trainer.name,
+            read_manifest(training_folder(place))["facts"]["engine"],
+        )
+    return False
+
+
 def suits(facts: Mapping[str, Any], uncertainty: str) -> bool:
     """Whether the models of a finished training can tell their errors in this way; a kpu-committee's has left all that kpu needs."""
     made = made_for(facts)
@@ -157,17 +188,24 @@ def explored_by(training: TrainingStage, strategy: Strategy) -> ExploreUncertain
     Raises
     ------
     InputError
-        When the training was made for another uncertainty: strategy.uncertainty was edited since.
+        When the training was made by another trainer, or for another uncertainty: it was edited since.
     """
     kind = strategy.uncertainty
+    cure = (
+        "undo the change until this iteration has explored (from then on it counts for the next one), "
+        f"or train these models anew: pwact-like rewind --to {training.place.iteration}:train"
+    )
+    if not is_made_by(training.place, training.trainer):
+        made = f"{training.facts['engine']} ({', '.join(sorted({path.name for path in training.models}))})"
+        what = f"the trainer is {training.trainer.name} now, and the models in {training.folder}, which are to explore, were made by {made}"
+        raise InputError(Problem("param.json: train", what, cure))
     if not suits(training.facts, kind):
         raise InputError(
             Problem(
                 "param.json: strategy.uncertainty",
                 f"{kind} is wanted now, and the models in {training.folder}, which are to explore, were trained for "
                 f"{made_for(training.facts)}",
-                "undo the change until this iteration has explored (from then on it counts for the next one), "
-                f"or train these models anew: pwact-like rewind --to {training.place.iteration}:train",
+                cure,
             )
         )
     kpu = training.kpu

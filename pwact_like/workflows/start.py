@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwact_like.config.load import Loaded, load_run
-from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, LabelRequest, TrainRequest
+from pwact_like.engines.protocols import ExploreRequest, ExploreUncertainty, LabelRequest, Trainer, TrainRequest
 from pwact_like.engines.registry import explorer_for, labeler_for, trainer_for
 from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import is_finished, read_manifest, write_json
@@ -95,6 +96,10 @@ def _look_into(param: Path, resource: Path | None, work_dir: Path | None, lenien
     problems = find_problems(loaded)
     if problems:
         raise InputError(problems)
+    if loaded.param.explore.engine == "lammps":
+        from pwact_like.engines.explorers.lammps import own_input_notes
+
+        loaded = replace(loaded, notes=(*loaded.notes, *own_input_notes(loaded.param.explore)))
     return loaded
 
 
@@ -102,21 +107,47 @@ def find_problems(loaded: Loaded[RunParam]) -> list[Problem]:
     """Write one input of each kind into a folder that is thrown away; what the engines refuse, each problem once."""
     found: dict[Problem, None] = {}
     with tempfile.TemporaryDirectory(prefix="pwact_like_rehearsal_") as scratch:
-        for name, folder, step in _steps(loaded, Path(scratch)):
-            try:
-                step()
-            except InputError as error:
-                for problem in error.problems:
-                    # the scratch folder means nothing to the user: the structure does
-                    where, what = (text.replace(str(folder), name) for text in (problem.where, problem.what))
-                    found[Problem(where, what, problem.cure)] = None
-            except (NotAvailableError, DataError) as error:
-                found[Problem(name, str(error).replace(str(folder), name))] = None
+        _try(_steps(loaded, Path(scratch)), found)
     return list(found)
 
 
-def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[tuple[str, Path, Callable[[], Any]]]:
-    """(name for messages, folder, what to try) of every kind of task that the campaign will have."""
+def models_problems(param: RunParam) -> list[Problem]:
+    """Look into the models of init_model_list; what the trainer refuses of them, each problem once."""
+    found: dict[Problem, None] = {}
+    _try(_models_steps(param, trainer_for(param.train)), found)
+    return list(found)
+
+
+Step = tuple[str, Path | None, Callable[[], Any]]
+"""Name for messages, folder that it stands for in them, what to try."""
+
+
+def _try(steps: Iterator[Step], found: dict[Problem, None]) -> None:
+    for name, folder, step in steps:
+        # the scratch folder means nothing to the user: the structure does
+        scratch = "" if folder is None else str(folder)
+        try:
+            step()
+        except InputError as error:
+            for problem in error.problems:
+                where, what = (text.replace(scratch, name) if scratch else text for text in (problem.where, problem.what))
+                found[Problem(where, what, problem.cure)] = None
+        except (NotAvailableError, DataError) as error:
+            found[Problem(name, str(error).replace(scratch, name) if scratch else str(error))] = None
+
+
+def _models_steps(param: RunParam, trainer: Trainer) -> Iterator[Step]:
+    learned = param.strategy.learned
+    for model in param.init_model_list:
+        if learned is not None:
+            yield "init_model_list", None, partial(known_errors, trainer, model, learned.kind, "init_model_list")
+        yield "init_model_list", None, partial(trainer.taken_over, model)
+    if learned is None:
+        yield "init_model_list", None, partial(trainer.refuse_committee, param.init_model_list)
+
+
+def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[Step]:
+    """Of every kind of task that the campaign will have."""
     param, resource = loaded.param, loaded.resource
     commands = {name: "" if (section := getattr(resource, name)) is None else section.command for name in ("train", "explore", "dft")}
     trainer, explorer, labeler = trainer_for(param.train), explorer_for(param.explore), labeler_for(param.dft.labelling)
@@ -127,12 +158,7 @@ def _steps(loaded: Loaded[RunParam], scratch: Path) -> Iterator[tuple[str, Path,
     if learned is not None:
         for engine in (trainer, explorer):
             yield "strategy.uncertainty", scratch, partial(refuse_no_kpu, engine)
-        for model in param.init_model_list:
-            yield "init_model_list", scratch, partial(known_errors, trainer, model, learned.kind, "init_model_list")
-    else:
-        yield "init_model_list", scratch, partial(trainer.refuse_committee, param.init_model_list)
-    for model in param.init_model_list:
-        yield "init_model_list", scratch, partial(trainer.taken_over, model)
+    yield from _models_steps(param, trainer)
     yield "train", scratch, partial(trainer.commands, commands["train"], training)
     if param.init_data:
         yield "train", scratch / "train", partial(trainer.write, scratch / "train", training)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from deepmd_support import ONE_THREAD
+from jobs_support import wait_until
 from labeler_contract import run_commands, start_attempt
 from lammps_support import deep_potential_files, run_task, settings
-from support import require_deepmd
+from support import clean_environment, require_deepmd
 from test_explorers_kpu import a_request, silicon
 from test_explorers_kpu import training as training
 from test_lammps_runs import PRINTED, own_input
@@ -86,6 +90,43 @@ def test_a_converted_committee_runs_as_the_embedded_one(tmp_path, monkeypatch):
         for table in tables:
             row = [table.value[place], table.minimum[place], table.mean[place]]
             np.testing.assert_allclose(row, [sigma.max(), sigma.min(), sigma.mean()], rtol=AGREEMENT)
+
+
+def test_a_run_that_is_killed_while_it_converts_is_in_nobodys_way(tmp_path):
+    """Killed with DeePMD-kit at work; the next run converts, and the others, its own second attempt among them, take that one's files."""
+    shared = tmp_path / "shared"
+    request = ExploreRequest(silicon(), deep_potential_files(tmp_path / "models", 2), MdSettings("nve", 4, 2, 0.001, 900.0), 17, None)
+    explorer = LammpsExplorer(settings("deepmd", lmps_export=True))
+    command = [
+        sys.executable,
+        "-m",
+        "pwact_like",
+        "lammps",
+        "convert",
+        "--lmp",
+        str(require_deepmd("lmp") / "lmp"),
+        "--shared",
+        str(shared),
+    ]
+
+    def attempt(name: str, number: int = 1) -> Path:
+        return start_attempt(tmp_path / name, explorer.write(tmp_path / name, request), number)
+
+    def convert(folder: Path) -> str:
+        return subprocess.run(command, cwd=folder, env=clean_environment(**ONE_THREAD), check=True, capture_output=True, text=True).stdout
+
+    killed = attempt("killed")
+    process = subprocess.Popen(command, cwd=killed, env=clean_environment(**ONE_THREAD), start_new_session=True)
+    wait_until(lambda: process.poll() is not None or len(list(killed.glob("converting.*/*.dp"))) == 2, 120)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL and not list(shared.glob("*.pb"))
+    second, third, again = attempt("second"), attempt("third"), attempt("killed", 2)
+    assert "made model.000.pb, model.001.pb" in convert(second) and len(list(shared.glob("*.pb"))) == 2
+    for folder in (third, again):
+        assert "the models were converted before" in convert(folder)
+        assert [(folder / f"model.00{index}.pb").read_bytes() for index in (0, 1)] == [
+            (second / f"model.00{index}.pb").read_bytes() for index in (0, 1)
+        ]
 
 
 def test_a_converted_model_has_its_uncertainty_by_our_own_code(tmp_path, monkeypatch, training):

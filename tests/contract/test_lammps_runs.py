@@ -31,6 +31,7 @@ from test_explorers_kpu import a_request
 from test_explorers_kpu import run as run_embedded
 from test_explorers_kpu import training as training
 
+from pwact_like.config.lammps_switches import variables_of
 from pwact_like.data.lammps_dump import DumpIndex
 from pwact_like.engines.explorers import lammps_input
 from pwact_like.engines.explorers.lammps import LammpsExplorer
@@ -356,6 +357,42 @@ def test_pwacts_own_inputs_are_run(tmp_path, tersoffs, name):
     (frame,) = explorer.frames(attempt, [400])
     assert (frame.numbers == atoms.numbers).all()
     assert bool(abs(frame.cell.array - atoms.cell.array).max() > 1e-9) == ("npt" in path.read_text())
+
+
+@pytest.mark.parametrize("pair", [TERSOFF, ("embedded",)])
+def test_variables_of_the_command(tmp_path, tersoffs, deep_potentials, pair):
+    """As many steps as -var says, in the program and in the embedded potential's driver; -var restart does not stand in our way."""
+    text = own_input(tmp_path / "own.lmps", "variable restart index 1", "velocity all create $T 1", "fix md all nve", "run ${N}")
+    command = "-v N 20 -var T 300 400 -v restart 0"
+    explorer = LammpsExplorer(settings(*pair, lmps_variables=variables_of(f"lmp {command}")))
+    models = deep_potentials if explorer.is_embedded else tersoffs[:2]
+    request = ExploreRequest(bulk("Si", cubic=True), models, MD, 17, None, lmps_in=text)
+    attempt = start_attempt(tmp_path / "task", explorer.write(tmp_path / "task", request), 1)
+    program = "lmp" if explorer.is_embedded else LMP
+    commands = explorer.commands(f"{program} {command}", request)
+    status = drive_here(attempt, commands) if explorer.is_embedded else run_commands(attempt, commands)
+    assert status == 0, (attempt / "stdout").read_text()
+    assert read_table(attempt / "model_devi.out").steps.tolist() == [0, 10, 20]
+
+
+def test_a_lost_atom_ends_the_run(tmp_path, tersoffs):
+    """An input that lets atoms go: all frames are of the start structure's atoms, and the run ends where the first one is lost."""
+    text = own_input(
+        tmp_path / "own.lmps",
+        "boundary f f f",
+        "thermo 10",
+        "thermo_modify lost ignore",
+        "set atom 1 vx 2000",
+        "fix md all nve",
+        "run 100",
+    )
+    explorer = LammpsExplorer(settings(*TERSOFF))
+    request = ExploreRequest(bulk("Si", cubic=True), tersoffs[:2], replace(MD, trj_freq=5), 17, None, lmps_in=text)
+    attempt, _, status = run_task(explorer, tmp_path / "task", request)
+    assert status == 0, (attempt / "stdout").read_text()
+    assert "Lost atoms" in explorer.read(attempt).ended
+    steps = read_table(attempt / "model_devi.out").steps.tolist()
+    assert 0 < steps[-1] < 100 and {len(frame) for frame in explorer.frames(attempt, steps)} == {8}
 
 
 def test_several_runs_in_one_input(tmp_path, monkeypatch, tersoffs):

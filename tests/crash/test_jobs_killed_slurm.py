@@ -121,16 +121,22 @@ def test_the_masters_own_job_comes_to_its_time_limit(fake, folder):
 def test_an_sbatch_that_outlives_its_master(fake, folder):
     """It submits its job after the next master has looked, and before that one's own sbatch does: two jobs of one name, one works."""
     (folder / "hold").touch()
-    fake.fault("sbatch", "slow:1.5", times=3)
-    fake.fault("sbatch", "slow:2.5", times=3)
+    outlives, goes_on = folder / "the first sbatch goes on", folder / "the second sbatch goes on"
+    fake.fault("sbatch", f"until:{outlives}", times=3)
+    fake.fault("sbatch", f"until:{goes_on}", times=3)
     master = start(folder, scheduler="slurm")
-    wait_until(lambda: len(fake.calls("sbatch")) == 3, 30)
+    wait_until(lambda: len(fake.calls("sbatch")) == 3, 120)
     master.kill()
     assert master.communicate(timeout=30) and master.returncode == -signal.SIGKILL
     master = start(folder, scheduler="slurm")
-    wait_until(lambda: [job.display for job in fake.jobs()].count("COMPLETED") == 3, 30)
-    # longer than its grace period
-    time.sleep(1.5)
+    wait_until(lambda: len(fake.calls("sbatch")) == 4, 120)  # it has looked, has seen no job, and submits them again one by one
+    outlives.touch()
+    wait_until(lambda: len(fake.jobs()) == 3, 100)
+    goes_on.touch()
+    wait_until(lambda: [job.display for job in fake.jobs()].count("COMPLETED") == 3, 120)
+    # longer than its grace period, in which it looks again and again
+    ended, looked = time.monotonic(), len(fake.calls("squeue"))
+    wait_until(lambda: time.monotonic() - ended > 1.5 and len(fake.calls("squeue")) >= looked + 10, 120)
     assert len(fake.jobs()) == 6 and len(campaigns.Slurm(fake).alive()) == 3
     (folder / "hold").unlink()
     out, err = master.communicate(timeout=60)

@@ -426,6 +426,7 @@ def test_commands_that_hang(slurm, tmp_path, kind):
         ("bad_account", 1, "Invalid account or account/partition combination specified", False),
         ("node_configuration", 1, "Requested node configuration is not available", True),
         ("slow:0.05", 0, "", True),
+        ("until:/dev/null", 0, "", True),
         ("stderr:sbatch: a note", 0, "sbatch: a note", True),
     ],
 )

@@ -172,7 +172,7 @@ class StageUnderWayError(Exception):
 
 def finish_iteration(place, *stages, uncertainty=None):
     """The products of an iteration as far as a later start looks at them."""
-    trained = {"models": ["train.000/model.pt"], "force_rmse_ev_per_ang": 0.1}
+    trained = {"engine": "embedded", "models": ["train.000/model.pt"], "force_rmse_ev_per_ang": 0.1}
     explored = {"uncertainty": {"kind": "committee", "scale": "calibrated"}}
     if uncertainty is not None:
         learned = {"kind": uncertainty, "lower_ev_per_ang": 0.3, "upper_ev_per_ang": 1.5, "force_rms_ev_per_ang": 1.0}
@@ -196,9 +196,19 @@ def finish_iteration(place, *stages, uncertainty=None):
         write_manifest(folder / name, kind, facts=facts)
 
 
-def begin_again(folder, **strategy):
+def finish_without_labels(place):
+    """An iteration in which no frame was worth a label."""
+    finish_iteration(place, *WHOLE[:3])
+    label = {"labelled": 0, "rejected": 0, "train_frames": 0, "test_frames": 0, "data": "", "data_format": "extxyz"}
+    folder = place.iteration_folder() / "02.label/result"
+    folder.mkdir(parents=True)
+    (folder / "frame_hashes.txt").write_text("")
+    write_manifest(folder, "labels", facts={**label, "level_of_theory": ""})
+
+
+def begin_again(folder, param=None, **strategy):
     """A start in a folder where products lie already, until a stage is to be done: (campaign, that stage or what was raised)."""
-    path, resource = micro.write_campaign(folder, entries=3, strategy=strategy, reserve_md_traj=True)
+    path, resource = micro.write_campaign(folder, entries=3, strategy=strategy, reserve_md_traj=True, **(param or {}))
     param = load_run(path, resource, work_dir=folder).param
     board = Snapshot(folder / ".pwact_like/run", "run", "c", dict)
 
@@ -267,12 +277,7 @@ def test_models_of_another_uncertainty_do_not_explore_and_no_iteration_is_lost_f
 
 def test_models_that_cannot_tell_their_errors_as_wanted_now_are_not_taken_over(tmp_path):
     """Without new labels the next iteration takes the models over: of a committee's there is no kpu.pt, for ever."""
-    finish_iteration(Place(tmp_path, 1, 0), *WHOLE[:3])
-    label = {"labelled": 0, "rejected": 0, "train_frames": 0, "test_frames": 0, "data": "", "data_format": "extxyz"}
-    folder = Place(tmp_path, 1, 0).iteration_folder() / "02.label/result"
-    folder.mkdir(parents=True)
-    (folder / "frame_hashes.txt").write_text("")
-    write_manifest(folder, "labels", facts={**label, "level_of_theory": ""})
+    finish_without_labels(Place(tmp_path, 1, 0))
     _, stage = begin_again(tmp_path, **KPU)
     assert stage.place.iteration == 1 and not stage.skip_training and len(stage.init_models) == 1
     _, stage = begin_again(tmp_path)
@@ -293,6 +298,42 @@ def test_an_uncertainty_edited_under_a_running_master_waits_for_the_next_trainin
         assert campaign.param.strategy is before.strategy and not campaign.param.reserve_md_traj
     campaign._take_edits()
     assert campaign.param is edited
+
+
+CHGNET = {"train": {"engine": "chgnet", "atom_type": [29]}}
+
+
+def test_models_of_another_trainer_are_neither_taken_over_nor_gone_on_with(tmp_path, caplog):
+    """Both trainers call their file model.pt: the Deep Potential would have been taken for a CHGNet."""
+    finish_without_labels(Place(tmp_path, 1, 0))
+    _, stage = begin_again(tmp_path, CHGNET)
+    assert stage.place.iteration == 1 and stage.trainer.name == "chgnet" and not stage.skip_training and stage.init_models == ()
+    assert "made by another trainer than chgnet (embedded): its training begins from scratch" in caplog.text
+    caplog.clear()
+    _, stage = begin_again(tmp_path)
+    assert stage.skip_training and not caplog.text
+
+
+def test_models_of_another_trainer_do_not_explore(tmp_path):
+    finish_iteration(Place(tmp_path, 1, 0), *WHOLE)
+    finish_iteration(Place(tmp_path, 1, 1), "train")
+    _, error = begin_again(tmp_path, CHGNET)
+    text = str(error)
+    assert "the trainer is chgnet now" in text and "were made by embedded (model.pt)" in text and "rewind --to 1:train" in text
+
+
+def test_a_trainer_edited_under_a_running_master_waits_for_the_next_training(tmp_path):
+    finish_iteration(Place(tmp_path, 1, 0), "train")
+    campaign, stage = begin_again(tmp_path)
+    before = campaign.param
+    path, resource = micro.write_campaign(tmp_path, entries=2, strategy={"max_select": 7}, **CHGNET)
+    edited = load_run(path, resource, work_dir=tmp_path).param
+    campaign.session.edits.param = edited
+    campaign._take_edits(within=0)
+    assert stage.name == "explore" and campaign.trainer.name == "embedded"
+    assert (campaign.param.train, campaign.param.explore, campaign.param.strategy) == (before.train, before.explore, edited.strategy)
+    campaign._take_edits()
+    assert campaign.param is edited and campaign.trainer.name == "chgnet"
 
 
 # ---- convergence ------------------------------------------------------------------------------------------------------

@@ -51,6 +51,20 @@ def test_good_settings(tmp_path, capsys, monkeypatch):
     assert "ok: settings of init_bulk" in capsys.readouterr().out
 
 
+def test_models_to_begin_with_are_looked_into(tmp_path, capsys):
+    """A file that is no model was found when the campaign had begun."""
+    settings = run_files(tmp_path) | {"init_model_list": ["a.pt", "b.pt", "c.pt", "d.pt"]}
+    for name in settings["init_model_list"]:
+        (tmp_path / name).write_text("no model")
+    param = write(tmp_path, "param.json", settings)
+    assert main(["check", str(param), "--work-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'a.pt'}: not a whole file of pwact-like train" in said and str(tmp_path / "d.pt") in said
+    (tmp_path / "b.pt").unlink()
+    assert main(["check", str(param), "--work-dir", str(tmp_path)]) == 2
+    assert "init_model_list[1]" in capsys.readouterr().err
+
+
 def test_problems_are_numbered_and_nothing_is_written(tmp_path, capsys):
     settings = changed(run_files(tmp_path), "strategy.model_num", 1)
     write(tmp_path, "param.json", changed(settings, "init_data", ["gone.xyz"]))

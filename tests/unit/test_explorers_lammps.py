@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from config_files import run_files, write
 from lammps_support import settings
 
 from pwact_like.cli.main import main
+from pwact_like.config.lammps_switches import variables_of
 from pwact_like.config.load import load_run
 from pwact_like.engines.explorers import lammps_command, lammps_convert, lammps_finish, lammps_replay, lammps_restart
 from pwact_like.engines.explorers.lammps import LammpsExplorer
@@ -218,6 +221,7 @@ def test_an_own_input_keeps_what_is_not_ours(tmp_path):
         ('print "never closed', "line 3: a quote"),
         ("dump 1 all atom 5 x\ndump_modify 1 thresh x > 1", "line 4: dump_modify thresh: every frame is needed"),
         ("run 100 every 10 NULL", "line 3: run … every"),
+        ("fix 1 all evaporate 10 1 whole 1", "line 3: fix evaporate: the frames would no longer be"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_its_line(tmp_path, line, text):
@@ -226,6 +230,86 @@ def test_what_cannot_be_run_is_refused_with_its_line(tmp_path, line, text):
     with pytest.raises(InputError) as caught:
         OwnInput.read(path)
     assert f"{path}: {text}" in str(caught.value)
+
+
+NOTED = """\
+units metal
+read_data x
+mass 1 2.014
+mass 2 107.87
+mass 2 28.0855
+variable m equal 15.999
+mass 3 $m
+dump 1 all custom 5 x id type x y z
+dump_modify 1 colname x px flush yes format 4 %.3f
+dump 2 all xyz 5 x.xyz
+thermo_modify flush yes lost ignore
+if "1 > 0" then "thermo_modify lost warn"
+run 10
+"""
+
+
+def test_what_an_own_input_loses_is_told_with_its_line(tmp_path, capsys):
+    """By check, and in the input: a second dump, isotopes, types in another order, the dump's form, and that lost atoms are passed over."""
+    files = run_files(tmp_path)
+    write(tmp_path, "noted.in", NOTED)
+    files["explore"] |= {"lmps_pair": "embedded", "lmps_in": "noted.in", "md_jobs": [{"sys_idx": 0, "lmps_in_idx": 0}]}
+    files["train"]["atom_type"] = ["H", "O", "Si"]
+    resource = write(tmp_path, "resource.json", {"explore": {"command": "lmp"}})
+    assert main(["check", str(write(tmp_path, "param.json", files)), str(resource), "--work-dir", str(tmp_path)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "noted.in: line" in line]
+    expected = {
+        3: "mass 1 2.014 is replaced by 1.008, the standard mass of H: no isotope is run",
+        5: "mass 2 28.0855 is that of Si, and type 2 is O here",
+        7: "mass 3 15.999 is that of O, and type 3 is Si here",
+        9: "dump_modify colname x px, format 4 %.3f: left out",
+        10: "dump 2 is left out",
+        11: "thermo_modify lost is set to error",
+        12: "thermo_modify lost is set to error",
+    }
+    assert len(said) == len(expected)
+    for line, what in expected.items():
+        assert any(f"noted.in: line {line}: {what}" in one for one in said), (line, said)
+    explorer = LammpsExplorer(settings("deepmd", elements=(1, 8, 14)))
+    lines = written(tmp_path, explorer, request(lmps_in=tmp_path / "noted.in"))
+    assert "thermo_modify flush yes lost error" in lines and 'if "1 > 0" then "thermo_modify lost error"' in lines
+    assert "dump_modify pwl_dump flush yes" in lines and not any("colname" in line or "%.3f" in line for line in lines)
+
+
+def test_variables_of_the_command_are_those_of_the_input(tmp_path):
+    """-var gives the number of steps, is passed on to the embedded potential's driver, and never sets what is ours."""
+    command = "mpirun -v -np 2 lmp_mpi -v N 30 -var T -5 6 -var restart 0 -var DUMP_FREQ 3 -sf gpu >out"
+    given = variables_of(command)
+    assert given == (("N", "30"), ("T", "-5", "6"), ("restart", "0"), ("DUMP_FREQ", "3"))
+    line = lammps_command.commands_of(command, is_embedded=False, n_reruns=0, plumed=False)[2]
+    assert "{ mpirun -v -np 2 lmp_mpi -v N 30 -var T -5 6 -sf gpu >out -in in.lammps" in line
+    path = tmp_path / "in.lmps"
+    path.write_text('if "${restart} > 0" then "read_restart a" else "read_data x"\nvariable N index 10\nrun ${N}\n')
+    lines = written(tmp_path, LammpsExplorer(settings("embedded", lmps_variables=given)), request(lmps_in=path))
+    assert "run 30 upto start 0 stop 30" in lines
+    assert lines.index("variable restart equal ${pwl_resumed}") < lines.index("variable N index 10")
+    assert "variable DUMP_FREQ equal 10" in lines
+    assert LmpTask.read(tmp_path / "task").variables == (("N", "30"), ("T", "-5", "6"))
+    files = run_files(tmp_path)
+    resource = write(tmp_path, "resource.json", {"explore": {"command": command}})
+    assert load_run(write(tmp_path, "param.json", files), resource, tmp_path).param.explore.lmps_variables == given
+
+
+def test_a_variable_of_the_command_that_lammps_would_stumble_over(tmp_path):
+    path = tmp_path / "in.lmps"
+    path.write_text("read_data x\nvariable N equal 10\nrun ${N}\n")
+    with pytest.raises(InputError, match=r"line 2: 'variable N equal 10': -var N of explore.command sets it too"):
+        OwnInput.read(path, (("N", "30"),))
+    path.write_text("read_data x\nrun ${N}\n")
+    with pytest.raises(InputError, match="how many steps these are cannot be told"):
+        OwnInput.read(path, (("N", "$STEPS"),))
+    with pytest.raises(InputError, match="-var N: a value of the shell's"):
+        lammps_command.driver_command('lmp -var N "$STEPS"')
+
+
+def test_a_task_without_variables_is_the_one_that_it_was(tmp_path):
+    task().write(tmp_path)
+    assert "variables" not in (tmp_path / "lmp.json").read_text() and LmpTask.read(tmp_path) == task()
 
 
 def test_an_input_without_structure_or_run_is_refused(tmp_path):
@@ -589,6 +673,34 @@ def test_models_are_converted_once_and_again_when_they_change(tmp_path, monkeypa
     with pytest.raises(JobError, match=r"wrote no model\.000\.pb"):
         convert()
     assert not list(tmp_path.glob("converting.*"))
+
+
+def test_runs_of_an_exploration_share_what_one_of_them_converted(tmp_path, monkeypatch):
+    """Four at once: one conversion; a torn or half-written file is not taken; without a folder to share all is as before."""
+    calls, shared = tmp_path / "calls", tmp_path / "shared"
+    (tmp_path / "dp").write_text(f'#!/bin/sh\nsleep 0.3\necho "$2" >>"{calls}"\ncp "$2" "$3"\n')
+    (tmp_path / "dp").chmod(0o755)
+    monkeypatch.setattr(lammps_convert, "_export", lambda model, target: target.write_bytes(model.read_bytes()))
+
+    def convert(name: str, where: Path | None = shared) -> list[str]:
+        return lammps_convert.convert(tmp_path / name, conversion_task(tmp_path / name), str(tmp_path / "lmp"), where)
+
+    shared.mkdir()
+    digest = hashlib.sha256(b"model.000.pt").hexdigest()
+    (shared / ".tmpkilled").write_text("half of")
+    (shared / f"{digest[:32]}.{digest[:32]}.pb").write_text("torn")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(convert, ("a", "b", "c", "d")))
+    assert sorted(made) == [[], [], [], ["model.000.pb", "model.001.pb"]] and len(calls.read_text().splitlines()) == 2
+    assert {(tmp_path / name / "model.000.pb").read_text() for name in "abcd"} == {"model.000.pt"}
+    assert convert("a") == [] and convert("e") == []  # an attempt that goes on, and a later run
+    for path in shared.iterdir():
+        path.write_text("torn")
+    assert convert("f") == ["model.000.pb", "model.001.pb"] and convert("g") == []
+    (tmp_path / "a file").write_text("")
+    assert convert("h", tmp_path / "a file") == convert("i", None) == ["model.000.pb", "model.001.pb"]
+    line = exported().commands("lmp", request(models=OURS, shared=tmp_path / "with space"))[1]
+    assert line.endswith(f"lammps convert --shared '{tmp_path / 'with space'}'")
 
 
 def test_check_looks_into_the_pair_lines_and_the_own_inputs(tmp_path, capsys):

@@ -308,7 +308,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(tmp_path):
     assert time.monotonic() - begin < 5 and result.status is None and "did not answer in time" in result.words and "early" in result.out
     child = (tmp_path / "pid").read_text().strip()
     state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True).stdout.strip()
-    assert state in ("", "Z"), "its child still runs"
+    assert state[:1] in ("", "Z"), f"its child still runs: {state}"  # a zombie may be nice, too: ZN
 
 
 def test_a_command_that_is_not_there():

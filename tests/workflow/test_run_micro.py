@@ -152,7 +152,9 @@ def test_dry_run_writes_and_submits_nothing(tmp_path):
     done = micro.pwact_like(tmp_path, "run", "param.json", "resource.json", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "iter.0000/00.train/train.000/train.json").is_file()
-    assert list((tmp_path / ".pwact_like/run").rglob("*.sh"))
+    assert f"job scripts: {tmp_path / '.pwact_like/run/dry-run'}" in done.stdout and list(
+        (tmp_path / ".pwact_like/run/dry-run").rglob("*.sh")
+    )
     assert micro.executions(tmp_path) == {}
 
 

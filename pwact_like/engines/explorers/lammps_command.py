@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 from pwact_like.config.engines_known import engine_of_command
+from pwact_like.config.lammps_switches import OWN_VARIABLES, variables_of, without_own_variables
 from pwact_like.engines.explorers.lammps_task import EXIT, INPUT, LOG, RESTARTS, STOP_LINK, TRAJECTORY, rerun_name
 from pwact_like.errors import InputError, Problem
 from pwact_like.time_limit import STOP_FILE_VARIABLE
@@ -22,8 +24,9 @@ def own_program() -> str:
 
 
 def without_own_flags(command: str) -> str:
-    """The user's command without ``-in FILE`` and ``-log FILE``; all else verbatim."""
-    words = command.split()
+    """The user's command without ``-in FILE``, ``-log FILE`` and the variables that are ours; all else verbatim."""
+    given = command.split()
+    words = without_own_variables(given)
     kept = []
     place = 0
     while place < len(words):
@@ -32,16 +35,18 @@ def without_own_flags(command: str) -> str:
             continue
         kept.append(words[place])
         place += 1
-    return command.strip() if len(kept) == len(words) else " ".join(kept)
+    return command.strip() if len(kept) == len(given) else " ".join(kept)
 
 
 def driver_command(command: str) -> str:
-    """The user's launcher (``srun -n 1``) with our driver in LAMMPS's place; LAMMPS's own arguments would mean nothing to it.
+    """The user's launcher (``srun -n 1``) with our driver in LAMMPS's place.
+
+    Of LAMMPS's own arguments it is told the variables, by lmp.json; the others would mean nothing to it.
 
     Raises
     ------
     InputError
-        When no word of the command is LAMMPS.
+        When no word of the command is LAMMPS, or the value of a variable is the shell's to tell.
     """
     words = command.split()
     if not words:
@@ -55,6 +60,15 @@ def driver_command(command: str) -> str:
                 'write "lmp", or a launcher and then lmp ("srun -n 1 lmp")',
             )
         )
+    of_shell = [name for name, *values in variables_of(command) if name not in OWN_VARIABLES and set("$`") & set("".join(values))]
+    if of_shell:
+        raise InputError(
+            Problem(
+                "resource.json: explore.command",
+                f"-var {', '.join(of_shell)}: a value of the shell's, which the embedded potential's driver is not told",
+                "write the value itself",
+            )
+        )
     return " ".join([*words[: places[0]], own_program()])
 
 
@@ -63,15 +77,18 @@ def lammps_word(command: str) -> str:
     return next((word for word in command.split() if engine_of_command("explore", word) == "lammps"), "")
 
 
-def convert_command(command: str) -> str:
+def convert_command(command: str, shared: Path | None) -> str:
     """Our step that converts the models, with LAMMPS's place in the user's command (the shell puts its variables in)."""
     word = lammps_word(command)
     plain = "/" in word and not set(word) & set("\"'`\\")
-    return f'{own_program()} convert --lmp "{word}"' if plain else f"{own_program()} convert"
+    place = f' --lmp "{word}"' if plain else ""
+    return f"{own_program()} convert{place}" + (f" --shared {shlex.quote(str(shared))}" if shared is not None else "")
 
 
-def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool, exported: bool = False) -> tuple[str, ...]:
-    """All lines of a task.
+def commands_of(
+    command: str, *, is_embedded: bool, n_reruns: int, plumed: bool, exported: bool = False, shared: Path | None = None
+) -> tuple[str, ...]:
+    """All lines of a task; converted models are kept in ``shared`` for the others.
 
     LAMMPS's own failure does not end it: ``pwact-like lammps end`` looks at what there is, and fails where the run is to be
     tried again. The end of the job's time is seen through a link to the file that the script makes then.
@@ -84,7 +101,7 @@ def commands_of(command: str, *, is_embedded: bool, n_reruns: int, plumed: bool,
     if plumed:
         lines.append(f"{{ {program} -h </dev/null | grep -qw plumed; }} || {{ printf '%s\\n' {shlex.quote(_PLUMED_CURE)} >&2; exit 2; }}")
     if exported:
-        lines.append(convert_command(command))
+        lines.append(convert_command(command, shared))
     there = " || ".join(f"[ -e {name} ]" for name in RESTARTS)
     lines += [
         f"if {there}; then {own_program()} begin; fi",

@@ -1,7 +1,8 @@
 """Embedded models for LAMMPS's pair_style deepmd, converted inside the job, where DeePMD-kit is.
 
 Ours become .dp files (see ``potentials.dp_file``), and ``dp convert-backend`` makes .pb files of all of them in one process,
-since loading TensorFlow takes most of the time. What was converted is kept from attempt to attempt, with the digests of both files.
+since loading TensorFlow takes most of the time. What was converted is kept from attempt to attempt, with the digests of both files, and
+for the other runs of the exploration (`lammps_converted`): one of them converts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from pwact_like.engines.explorers.lammps_converted import ConvertedModels
 from pwact_like.engines.explorers.lammps_task import CONVERTED, LmpTask
 from pwact_like.errors import DataError, JobError, NotAvailableError
 from pwact_like.fsio import read_json, write_json
@@ -54,8 +56,8 @@ def _python_of(dp: Path) -> str:
     return str(beside) if os.access(beside, os.X_OK) else ""
 
 
-def convert(folder: Path, task: LmpTask, lmp: str) -> list[str]:
-    """Make the .pb files that the pair style reads; names of those that were made now.
+def convert(folder: Path, task: LmpTask, lmp: str, shared: Path | None = None) -> list[str]:
+    """Make the .pb files that the pair style reads; names of those that were made now, by this run.
 
     Parameters
     ----------
@@ -65,6 +67,8 @@ def convert(folder: Path, task: LmpTask, lmp: str) -> list[str]:
         The run.
     lmp
         As `find_dp` takes it.
+    shared
+        Folder of converted models that the runs of an exploration share; None: there is none.
 
     Raises
     ------
@@ -79,6 +83,20 @@ def convert(folder: Path, task: LmpTask, lmp: str) -> list[str]:
     pending = [(model, target) for model, target in task.conversions if not _is_made(folder, target, digests[model])]
     if not pending:
         return []
+    of_all = ConvertedModels(shared)
+    with of_all.one_at_a_time():
+        missing = [(model, target) for model, target in pending if not of_all.take(digests[model], folder / target)]
+        if missing:
+            _make(folder, missing, lmp)
+        for model, target in missing:
+            of_all.keep(digests[model], folder / target)
+    known = _known(folder)
+    known |= {target: {"model": digests[model], "converted": sha256_file(folder / target)} for model, target in pending}
+    write_json(folder / CONVERTED, known)
+    return [target for _, target in missing]
+
+
+def _make(folder: Path, pending: list[tuple[str, str]], lmp: str) -> None:
     dp = find_dp(lmp)
     if dp is None:
         place = f"beside {lmp} nor on PATH" if "/" in lmp else "on PATH"
@@ -92,10 +110,6 @@ def convert(folder: Path, task: LmpTask, lmp: str) -> list[str]:
         _call(dp, pairs)
         for (_, made), (_, target) in zip(pairs, pending, strict=True):
             made.replace(folder / target)
-    known = _known(folder)
-    known |= {target: {"model": digests[model], "converted": sha256_file(folder / target)} for model, target in pending}
-    write_json(folder / CONVERTED, known)
-    return [target for _, target in pending]
 
 
 def _known(folder: Path) -> dict[str, dict[str, str]]:

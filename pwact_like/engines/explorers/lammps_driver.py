@@ -191,7 +191,8 @@ def drive(folder: Path, task: LmpTask) -> str:
         When several MPI processes run it.
     """
     potential = potential_for(tuple(folder / name for name in task.models), uncertainty_of(folder, task))
-    lmp = load_library()(cmdargs=["-nocite", "-screen", "none", "-log", LOG])
+    variables = [word for variable in task.variables for word in ("-var", *variable)]
+    lmp = load_library()(cmdargs=["-nocite", "-screen", "none", "-log", LOG, *variables])
     try:
         if lmp.extract_setting("world_size") > 1:
             raise InputError(

@@ -76,7 +76,7 @@ def error_of_log(path: Path) -> str:
 
 
 def finish(folder: Path, task: LmpTask, ended: str, note: str = "") -> MdResult:
-    """Write the deviation table and md_result.json; frames without a deviation are taken out of the trajectory.
+    """Write the deviation table and md_result.json; frames without a deviation, or without all atoms, are taken out of the trajectory.
 
     Raises
     ------
@@ -88,6 +88,8 @@ def finish(folder: Path, task: LmpTask, ended: str, note: str = "") -> MdResult:
     frames = _frames(folder, ended)
     kind, unit, rows = _deviations(folder, task, frames)
     wanted = [step for step in frames.steps.tolist() if step in rows and step % task.trj_freq == 0 and step <= task.nsteps]
+    if ended:
+        wanted = _before_loss(frames, wanted)
     if not wanted:
         raise JobError(f"{folder}: no frame with its deviation was written{f': {ended}' if ended else ''}")
     if wanted != frames.index.steps.tolist() or frames.dropped:
@@ -99,6 +101,14 @@ def finish(folder: Path, task: LmpTask, ended: str, note: str = "") -> MdResult:
     result = MdResult(ended, wanted[-1], len(wanted), planned, note)
     result.write(folder)
     return result
+
+
+def _before_loss(frames: DumpIndex, steps: list[int]) -> list[int]:
+    """The steps before an atom was lost: LAMMPS looks for that only where it prints, and dumps may lie between."""
+    last = len(steps)
+    while last > 1 and len(frames.fetch([steps[last - 1]])[0]) < len(frames.fetch([steps[0]])[0]):
+        last -= 1
+    return steps[:last]
 
 
 def _frames(folder: Path, ended: str) -> DumpIndex:

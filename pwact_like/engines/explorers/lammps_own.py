@@ -1,18 +1,21 @@
 """The user's own LAMMPS input (``lmps_in``): what is ours in it is replaced, all else stays as it is.
 
 Ours are: units, boundary, atom_style, read_data and read_restart, mass, pair_style and pair_coeff, dump, restart and log,
-the variables DUMP_FREQ (trj_freq of md_jobs) and restart (1 in a run that goes on), and the seed of ``velocity … create``.
+the variables DUMP_FREQ (trj_freq of md_jobs) and restart (1 in a run that goes on), the seed of ``velocity … create``, and that a
+lost atom ends the run (``thermo_modify lost error``). What of this a user may miss is told by `OwnInput.notes`.
 A command that acts once on the atoms (velocity, set, displace_atoms, change_box) is done at its own step only, and ``run N``
 counts from the beginning, so that the same file serves the first attempt and every later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pwact_like.config.lammps_switches import OWN_VARIABLES
 from pwact_like.engines.explorers.lammps_input import Blocks
+from pwact_like.engines.explorers.lammps_left_out import dump_options, notes_on
 from pwact_like.engines.explorers.lammps_script import Command, Variables, parse_script
 from pwact_like.errors import InputError, Problem
 
@@ -46,11 +49,10 @@ _REFUSED: dict[str, tuple[str, str]] = {
     ),
     "partition": ("one run a task", "remove it"),
 }
-# of dump_modify: what would leave frames out, or put them elsewhere
-_BAD_DUMP_WORDS = frozenset(
-    {"every", "thresh", "region", "delay", "skip", "nfile", "fileper", "append", "maxfiles", "first", "header", "units"}
-)
-_DUMP_FREQ, _RESTART = "DUMP_FREQ", "restart"
+_COUNT_CHANGES = frozenset({"append/atoms", "charge/regulation", "deposit", "evaporate", "gcmc", "pour", "sgcmc"})  # styles of fix
+_DUMP_FREQ, _RESTART = OWN_VARIABLES
+# of these styles no definition replaces an index variable of the same name, nor is one passed over
+_CLASHES = frozenset({"atom", "equal", "format", "getenv", "internal", "python", "string", "timer", "vector"})
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class OwnInput:
         Words of the user's dump_modify that hold for our dump.
     boundary
         Whether all three directions are periodic (else none is).
+    given
+        (name, value, …) of the variables that the command sets.
     """
 
     path: Path
@@ -85,6 +89,7 @@ class OwnInput:
     runs: dict[int, _Run]
     dump_options: tuple[str, ...]
     boundary: bool
+    given: tuple[tuple[str, ...], ...] = ()
 
     @property
     def nsteps(self) -> int:
@@ -92,8 +97,8 @@ class OwnInput:
         return max(run.ends for run in self.runs.values())
 
     @classmethod
-    def read(cls, path: Path) -> OwnInput:
-        """Read and check.
+    def read(cls, path: Path, given: Sequence[tuple[str, ...]] = ()) -> OwnInput:
+        """Read and check, with (name, value, …) of the variables that the command sets.
 
         Raises
         ------
@@ -105,9 +110,9 @@ class OwnInput:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(Problem(str(path), f"the LAMMPS input cannot be read: {error}")) from error
         commands = tuple(parse_script(text, str(path)))
-        problems = list(_refused(commands, path))
-        runs, more = _runs(commands, path)
-        options, worse = _dump_options(commands, path)
+        problems = [*_refused(commands, path), *_set_twice(commands, path, given)]
+        runs, more = _runs(commands, path, given)
+        options, worse = dump_options(commands, path)
         boundary, odd = _conditions(commands, path)
         problems += [*more, *worse, *odd]
         if not any(_is_structure(command) for command in commands):
@@ -118,11 +123,17 @@ class OwnInput:
             problems.append(Problem(str(path), "no run: it makes no step", "add run N"))
         if problems:
             raise InputError(problems)
-        return cls(path, commands, runs, options, boundary)
+        return cls(path, commands, runs, options, boundary, tuple(given))
+
+    def notes(self, elements: Sequence[str]) -> list[str]:
+        """What is left out or replaced and may be missed; ``elements`` are the symbols of the atom types."""
+        return notes_on(self.commands, self.path, elements, Variables(self.given))
 
     def render(self, ours: Blocks, seed: int, trj_freq: int) -> str:
         """in.lammps: the user's commands with our blocks in their places."""
         lines = [f"# written by pwact-like from the user's {self.path.name}", *ours.top, ""]
+        values = {_DUMP_FREQ: str(trj_freq), _RESTART: "${pwl_resumed}"}
+        lines += [f"variable {name} equal {values[name]}" for name, *_ in self.given if name in values]
         structure_done = output_done = False
         step = 0  # at which the commands stand
         for place, command in enumerate(self.commands):
@@ -134,9 +145,8 @@ class OwnInput:
                 output_done = True
                 lines += _run_lines(self.runs[place], place, single=len(self.runs) == 1)
                 step = self.runs[place].ends
-            elif command.name == "variable" and command.arguments[:1] in ((_DUMP_FREQ,), (_RESTART,)):
-                value = str(trj_freq) if command.arguments[0] == _DUMP_FREQ else "${pwl_resumed}"
-                lines.append(f"variable {command.arguments[0]} equal {value}")
+            elif command.name == "variable" and command.arguments[:1] and command.arguments[0] in values:
+                lines.append(f"variable {command.arguments[0]} equal {values[command.arguments[0]]}")
             elif command.name not in OWNED:
                 lines += _kept(command, place, seed, step)
         return "\n".join([*lines, *ours.end]) + "\n"
@@ -153,8 +163,8 @@ def _is_structure(command: Command) -> bool:
 def _kept(command: Command, place: int, seed: int, step: int) -> list[str]:
     """A command of the user's; if it acts once on the atoms, skipped where it was done already, or its step is not reached."""
     for inside, inner in command.branches():
-        command = command.with_word(inside, _quoted(_seeded(inner, seed, place).text))
-    command = _seeded(command, seed, place)
+        command = command.with_word(inside, _quoted(_none_lost(_seeded(inner, seed, place)).text))
+    command = _none_lost(_seeded(command, seed, place))
     once = command.name in ONCE or any(inner.name in ONCE for _, inner in command.branches())
     if not once:
         return [command.text]
@@ -168,6 +178,14 @@ def _seeded(command: Command, seed: int, place: int) -> Command:
     """Velocity create with a seed of ours (another one for each command)."""
     if command.name == "velocity" and len(command.words) > 4 and command.words[2].text == "create":
         return command.with_word(4, str((seed + place - 1) % (2**31 - 2) + 1))
+    return command
+
+
+def _none_lost(command: Command) -> Command:
+    """Thermo_modify with ``lost error``: without an atom the frames would be of another composition, and be labelled."""
+    for place, word in enumerate(command.words[:-1]):
+        if command.name == "thermo_modify" and word.text == "lost":
+            command = command.with_word(place + 1, "error")
     return command
 
 
@@ -203,11 +221,26 @@ def _refused(commands: tuple[Command, ...], path: Path) -> Iterator[Problem]:
                 yield Problem(where, f"{one.name} inside an if: it is replaced, and so cannot depend on a condition", "write it by itself")
             elif one.name.startswith(("thermo_style", "fix")) and any(word.text in ("pwl_stop", "pwl_model") for word in one.words[1:2]):
                 yield Problem(where, "names that begin with pwl_ are ours", "rename it")
+            elif one.name == "fix" and len(one.words) > 3 and one.words[3].text in _COUNT_CHANGES:
+                yield Problem(where, f"fix {one.words[3].text}: {_ATOMS}", "leave it out, and give such structures in sys_configs")
 
 
-def _runs(commands: tuple[Command, ...], path: Path) -> tuple[dict[int, _Run], list[Problem]]:
+def _set_twice(commands: tuple[Command, ...], path: Path, given: Sequence[tuple[str, ...]]) -> Iterator[Problem]:
+    """Variables of the command that the input defines once more, in a way that ends LAMMPS with an error."""
+    names = {name for name, *_ in given} - set(OWN_VARIABLES)
+    for command in commands:
+        words = command.arguments
+        if command.name == "variable" and len(words) > 1 and words[0] in names:
+            if words[1] == "delete":
+                names.remove(words[0])
+            elif words[1] in _CLASHES:
+                what = f"{command.text!r}: -var {words[0]} of explore.command sets it too, and LAMMPS ends with an error"
+                yield Problem(f"{path}: line {command.line}", what, f"write variable {words[0]} index VALUE, which -var replaces")
+
+
+def _runs(commands: tuple[Command, ...], path: Path, given: Sequence[tuple[str, ...]]) -> tuple[dict[int, _Run], list[Problem]]:
     """Every run, counted from step 0."""
-    variables = Variables()
+    variables = Variables(given)
     runs: dict[int, _Run] = {}
     problems = []
     step = 0
@@ -220,7 +253,7 @@ def _runs(commands: tuple[Command, ...], path: Path) -> tuple[dict[int, _Run], l
         words = list(command.arguments)
         number = variables.number(words[0]) if words else None
         if number is None or number != int(number) or number < 0:
-            cure = "write a number, or a variable that is equal to numbers"
+            cure = "write a number, or a variable that is equal to numbers (of the input, or by -var in explore.command)"
             problems.append(Problem(where, f"{command.text!r}: how many steps these are cannot be told", cure))
             continue
         rest = words[1:]
@@ -242,22 +275,6 @@ def _runs(commands: tuple[Command, ...], path: Path) -> tuple[dict[int, _Run], l
         runs[place] = _Run(step, ends, tuple(more))
         step = ends
     return runs, problems
-
-
-def _dump_options(commands: tuple[Command, ...], path: Path) -> tuple[tuple[str, ...], list[Problem]]:
-    """Options of the first dump's dump_modify."""
-    first = next((command.arguments[0] for command in commands if command.name == "dump" and command.arguments), None)
-    options: list[str] = []
-    problems = []
-    for command in commands:
-        if command.name != "dump_modify" or command.arguments[:1] != (first,):
-            continue
-        bad = sorted(set(command.arguments[1:]) & _BAD_DUMP_WORDS)
-        if bad:
-            what = f"dump_modify {', '.join(bad)}: every frame is needed, in one file"
-            problems.append(Problem(f"{path}: line {command.line}", what, "leave it out; trj_freq of md_jobs says how often"))
-        options += command.arguments[1:]
-    return tuple(options), problems
 
 
 def _conditions(commands: tuple[Command, ...], path: Path) -> tuple[bool, list[Problem]]:

@@ -152,8 +152,9 @@ def split_words(line: str) -> list[Word]:
 class Variables:
     """The script's variables, as far as they are numbers or text."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, str] = {}
+    def __init__(self, given: Sequence[Sequence[str]] = ()) -> None:
+        """With (name, value, …) of those that the command sets: a variable of style index has its first value."""
+        self._values: dict[str, str] = {name: values[0] for name, *values in given}
 
     def define(self, arguments: Sequence[str]) -> None:
         """Take a command ``variable NAME STYLE VALUE…``; of index and loop variables the first definition holds, as in LAMMPS."""

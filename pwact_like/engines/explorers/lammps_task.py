@@ -83,6 +83,8 @@ class LmpTask:
         Where a driven run stops (None: never), the deviation in the table's unit. A replayed one counts up to that deviation.
     exported
         Whether the models are embedded ones, which are converted for the pair style inside the job.
+    variables
+        (name, value, …) of each that the command sets with -var. The driver gives them to LAMMPS, and a task with others is another one.
     """
 
     elements: tuple[str, ...]
@@ -97,6 +99,7 @@ class LmpTask:
     stop_deviation: float | None = None
     stop_temp_k: float | None = None
     exported: bool = False
+    variables: tuple[tuple[str, ...], ...] = ()
 
     @property
     def pair_models(self) -> tuple[str, ...]:
@@ -116,7 +119,10 @@ class LmpTask:
 
     def write(self, folder: Path) -> None:
         """Write lmp.json."""
-        write_json(folder / TASK, asdict(self))
+        content = asdict(self)
+        if not self.variables:
+            del content["variables"]  # a task without is the one that it was before there were any
+        write_json(folder / TASK, content)
 
     @classmethod
     def read(cls, folder: Path) -> LmpTask:

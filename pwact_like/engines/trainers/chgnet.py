@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pwact_like.engines.protocols import KnownErrors, KpuKind, Trainer
 from pwact_like.engines.trainers.embedded import EmbeddedTrainer
 from pwact_like.errors import NotAvailableError
+from pwact_like.potentials.spec import CHGNET_FORMAT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ class ChgnetTrainer(EmbeddedTrainer):
     """Files, command and model file as the embedded trainer's; the embedded MD explores with the models."""
 
     name: ClassVar[str] = "chgnet"
+    model_format: ClassVar[str] = CHGNET_FORMAT
     can_kpu: ClassVar[bool] = False
 
     def refuse_unbuilt(self, settings: TrainSettings) -> None:

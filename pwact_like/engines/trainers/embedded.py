@@ -20,6 +20,7 @@ from pwact_like.errors import DataError, InputError, NotAvailableError, Problem
 from pwact_like.fsio import read_json, write_json
 from pwact_like.outcome import Ok, Outcome, Reject, TaskFiles
 from pwact_like.potentials.members import refuse_members
+from pwact_like.potentials.spec import FORMAT
 
 if TYPE_CHECKING:
     from pwact_like.config.common import DataPath
@@ -39,6 +40,7 @@ class EmbeddedTrainer(Trainer):
 
     name: ClassVar[str] = "embedded"
     model_file: ClassVar[str] = MODEL
+    model_format: ClassVar[str] = FORMAT
     can_judge: ClassVar[bool] = True
     can_kpu: ClassVar[bool] = True
 
@@ -145,6 +147,23 @@ class EmbeddedTrainer(Trainer):
             raise DataError(f"{folder / MODEL} is missing; was the folder cleaned?")
         curve, test = folder / LEARNING_CURVE, folder / TEST
         return TrainReport(folder / MODEL, curve if curve.is_file() else None, read_json(test) if test.is_file() else None)
+
+    def taken_over(self, model: Path) -> dict[str, Path]:
+        """The model itself.
+
+        Raises
+        ------
+        InputError
+            For a file that is none of this trainer's, or is damaged.
+        """
+        try:
+            found = check_model(model).get("format")
+        except DataError as error:
+            raise InputError(Problem(str(model), str(error).removeprefix(f"{model}: "), "give a model.pt of such a training")) from error
+        if found != self.model_format:
+            what = f"this is a {found!r}, and the trainer {self.name} goes on with a {self.model_format!r}"
+            raise InputError(Problem(str(model), what, "give a model of this trainer, or name the other one (engine in train)"))
+        return super().taken_over(model)
 
     def refuse_committee(self, models: Sequence[Path]) -> None:
         """Members that were drawn from one training are none without their factor."""

@@ -303,7 +303,8 @@ class FakeSlurm:
             Of which command; ``*``: of any.
         kind
             One of `fake.faults.KINDS`; with more after a colon: ``error:TEXT`` (on stderr, rc 1, nothing done), ``slow:SECONDS``,
-            ``partial:lines`` (whole lines only), ``stderr:TEXT`` and ``status:N`` (beside the true answer), ``bad_partition:NAME``.
+            ``until:PATH`` (the call goes on when that file is there), ``partial:lines`` (whole lines only),
+            ``stderr:TEXT`` and ``status:N`` (beside the true answer), ``bad_partition:NAME``.
         times
             How often; None: for ever.
         after

@@ -20,7 +20,7 @@ _MUNGE = "Protocol authentication error"
 _SCANCEL_STATUS = {UNREACHABLE: 8, _SOCKET: 140, _MUNGE: 239}
 
 BEFORE = ("hang", "die", "error", "unreachable", "socket_timeout", "munge", "empty", "submit_limit", "temporarily_unable", "bad_partition")
-BEFORE += ("bad_account", "slow", "node_configuration")
+BEFORE += ("bad_account", "slow", "until", "node_configuration")
 AFTER = ("accept_then_hang", "accept_then_die", "accept_then_error", "partial", "garbage", "stderr", "status")
 KINDS = (*BEFORE, *AFTER)
 
@@ -108,6 +108,9 @@ def before(kind: str, command: str, argv: list[str]) -> Reply | None:
         wait_for_the_end()
     elif word == "slow":
         time.sleep(float(detail))
+    elif word == "until":
+        while not os.path.exists(detail):  # noqa: PTH110
+            time.sleep(0.02)
     return None
 
 
