@@ -51,6 +51,9 @@ class TaskFiles:
         Those of ``carry`` that become another one only when the work has got on, never by a start alone. An attempt that was cut short
         and leaves one such as no attempt before it has progressed, and being cut short is not held against its task, as often as it
         comes. A log is none: it would let a task that gets nowhere be tried for ever.
+    passes_over
+        The work is many pieces, and a later attempt passes over the one at which earlier ones died: to die is held against the task only
+        where it has not progressed, and counts as a misfortune otherwise.
     secret
         Names that exist only in a live attempt and are removed afterwards (POTCAR).
     """
@@ -62,3 +65,4 @@ class TaskFiles:
     carry: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
     secret: tuple[str, ...] = ()
+    passes_over: bool = False

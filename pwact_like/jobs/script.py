@@ -6,6 +6,7 @@ exempt from shellcheck; all else (folders, names, values) is data and is quoted.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -95,6 +96,7 @@ def render_job(name: str, folder: Path, work: Sequence[Work], section: ResourceS
         tasks=tasks,
         any_env=any(task["env"] for task in tasks),
         any_inputs=any(task["inputs"] for task in tasks),
+        any_digests=any(task["digest"] for task in tasks),
         any_links=any(task["links"] for task in tasks),
         any_carry=any(task["carry"] and task["attempt"] > 1 for task in tasks),
         any_threads=any(task["threads"] for task in tasks),
@@ -184,6 +186,17 @@ def _template() -> Template:
     return environment.get_template("job.sh.j2")
 
 
+def _digest(paths: Sequence[Path]) -> str:
+    """Hex SHA-256 of files one after the other, as ``cat … | sha256sum`` has it; "" where one is no file."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(path.read_bytes())
+        except OSError:
+            return ""  # a folder; or it is missing, which copying it tells
+    return digest.hexdigest() if paths else ""
+
+
 def _task_fields(item: Work) -> dict[str, Any]:
     task, files = item.task, item.task.files
     for name in item.env:
@@ -194,6 +207,7 @@ def _task_fields(item: Work) -> dict[str, Any]:
         "folder": str(task.folder),
         "attempt": item.number,
         "inputs": files.inputs,
+        "digest": _digest([task.folder / name for name in files.inputs]),
         "links": files.links,
         "carry": files.carry,
         "env": sorted(item.env.items()),

@@ -59,7 +59,7 @@ def triage(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tup
     if bad.final:
         return bad, asks
     if bad.cause is EndCause.OUT_OF_MEMORY:
-        return _more_memory(work, bad, job, section)
+        return _spared(work, *_more_memory(work, bad, job, section))
     if bad.cause is EndCause.TIMEOUT:
         return _more_time(work, bad, job, section)
     # a node on which jobs die in their first lines is always free, and would take every attempt
@@ -69,7 +69,14 @@ def triage(work: Work, bad: Bad, job: JobFacts, section: ResourceSection) -> tup
     if bad.cause in NO_STRIKE:
         went_on = folder_of.has_progressed(work.task, work.number)
         return replace(bad, strike=False, harmless=bad.harmless or went_on), asks
-    return bad, asks
+    return _spared(work, bad, asks)
+
+
+def _spared(work: Work, bad: Bad, asks: Asks) -> tuple[Bad, Asks]:
+    """The verdict on a task that passes over what it died at: no strike where it has come further, nor its end for want of memory."""
+    if not work.task.files.passes_over:
+        return bad, asks
+    return replace(bad, final=False, strike=bad.strike and not folder_of.has_progressed(work.task, work.number)), asks
 
 
 def memory_mb(section: ResourceSection, asks: Asks) -> int | None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
+_WIDEST_ANG = 1e5  # vesin's search boxes overflow somewhere beyond, and a division by zero ends the process
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs (i, j) with the vector r = x_j − x_i + shift·cell, each unordered pair once, an atom's own images too.
@@ -53,6 +56,8 @@ def find_pairs(atoms: Atoms, cutoff_ang: float) -> Pairs:
     if len(positions) == 0:
         empty = np.zeros(0, dtype=np.int64)
         return Pairs(empty, empty, np.zeros((0, 3), dtype=np.int64))
+    if not pbc.any() and np.ptp(positions, axis=0).max() > _WIDEST_ANG:
+        raise DataError(f"without periodic boundaries the atoms are spread over more than {_WIDEST_ANG:g} Å: they have flown apart")
     search = NeighborList(cutoff=float(cutoff_ang), full_list=False, n_threads=1)
     i, j, shift = search.compute(points=positions, box=box, periodic=pbc, quantities="ijS")
     return Pairs(i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64).reshape(-1, 3))

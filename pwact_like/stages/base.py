@@ -136,7 +136,11 @@ class Secrets:
     def write(self, labeler: Labeler, folder: Path, request: LabelRequest) -> TaskFiles:
         """``labeler.write``, watched."""
         before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        files = labeler.write(folder, request)
+        try:
+            files = labeler.write(folder, request)
+        except BaseException:  # a full disk, perhaps: which of its files are licensed was not said yet
+            self._written += [path for path in (folder.iterdir() if folder.is_dir() else ()) if path.name not in before and path.is_file()]
+            raise
         self._written += [folder / name for name in files.secret if name not in before]
         return files
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pwact_like.config.engines_known import ENGINES, engine_of_command
 from pwact_like.config.run import DEFAULT_QUOTA
 from pwact_like.engines.explorers.batch_files import BatchExplorer
 from pwact_like.engines.protocols import Explorer, ExploreRequest, ExploreUncertainty, MdSettings
+from pwact_like.errors import InputError, Problem
 from pwact_like.fsio import delete_with_ledger, is_finished, read_manifest, relative_path, write_manifest
 from pwact_like.jobs.types import Task, TaskResult, TaskState
 from pwact_like.outcome import Outcome, Reject
@@ -170,8 +172,45 @@ class ExplorationStage(Stage):
             )
         return requests
 
+    def _refuse_other_places(self) -> None:
+        """Refuse to run anew what was begun elsewhere: md_batch was edited between two starts."""
+        wanted = {run.leaf: batch.run_folder(run) for batch in self._batches() for run in batch.runs}
+        shared = sorted(path.parent for path in self.folder.glob("batch.*/.attempt"))
+        begun = []
+        for run in self.runs:
+            usual = self.run_folder(run)
+            places = [usual] if (usual / ".attempt").is_dir() and not usual.is_symlink() else []
+            places += [batch / run.leaf for batch in shared if self._has_begun(batch, run)]
+            begun += [place for place in places if place != wanted.get(run.leaf, usual)]
+        if begun:
+            what = f"{len(begun)} runs of this exploration were begun as they were shared out before, the first in {begun[0]}"
+            cure = f"set md_batch back until it is done, or explore anew: pwact-like rewind --to {self.place.iteration}:explore"
+            raise InputError(Problem("param.json: explore.md_batch", what, cure))
+
+    def _refuse_other_program(self) -> None:
+        """Refuse a command that runs another engine: resource.json was edited, and param.json's edit waits for the next training."""
+        named = {engine_of_command("explore", word) for word in self.command.split()} - {""}
+        if self.explorer.name in ENGINES["explore"] and named and self.explorer.name not in named:
+            what = (
+                f"{self.command!r} runs {', '.join(sorted(named))}, and this iteration, which has begun, explores with {self.explorer.name}"
+            )
+            cure = "put the command (and its environment) back until this iteration has explored, and change it then"
+            raise InputError(Problem("resource.json: explore.command", what, cure))
+
+    def _has_begun(self, batch: Path, run: Run) -> bool:
+        """Whether a batch holds a run, by its attempts or what they have left; inputs alone may be of a plan that was given up."""
+        return any((batch / ".attempt").glob(f"*/{run.leaf}")) or not isinstance(self.explorer.outcome(batch / run.leaf), Reject)
+
     def plan(self) -> list[Task]:
-        """One task a trajectory, or a batch of them."""
+        """One task a trajectory, or a batch of them.
+
+        Raises
+        ------
+        InputError
+            When runs were begun that are shared out otherwise now, or the command runs another engine; for what the explorer refuses, too.
+        """
+        self._refuse_other_program()
+        self._refuse_other_places()
         make_task = TaskMaker(self.place, "explore")
         requests = self._requests()
         tasks = []

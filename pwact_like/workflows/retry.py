@@ -171,7 +171,7 @@ def named_task(work_dir: Path, word: str, here: Path, rows: Mapping[str, TaskRow
             if place in by_folder:
                 return by_folder[place]
             place = os.path.dirname(place)  # noqa: PTH120 - text, as it stands in the journal
-    found = [name for name in rows if text and text in name]
+    found = [name for name in rows if text and text in name] or _holding(work_dir, text, rows)
     if len(found) > 1:
         # one of an earlier iteration that was accepted is hardly meant
         found = [name for name in found if name in open_tasks] or found
@@ -180,6 +180,15 @@ def named_task(work_dir: Path, word: str, here: Path, rows: Mapping[str, TaskRow
     if found:
         return Problem(word, f"{len(found)} tasks have this in their names: {_some(found)}", "give more of the one that you mean")
     return Problem(word, "there is no such task", _near(text, rows, open_tasks))
+
+
+def _holding(work_dir: Path, text: str, rows: Mapping[str, TaskRow]) -> list[str]:
+    """Tasks with a folder of this name in theirs: trajectories that share a task are known to the user by their own names."""
+    leaf = text.rsplit("/", 1)[-1]
+    if leaf in ("", os.curdir, os.pardir):
+        return []
+    beside = (row for row in rows.values() if not text.startswith("iter.") or text.startswith(f"{row.name.rpartition('/')[0]}/"))
+    return [row.name for row in beside if (work_dir / row.folder / leaf).is_dir()]
 
 
 def _obstacle(work_dir: Path, workflow: str, row: TaskRow) -> Problem | None:

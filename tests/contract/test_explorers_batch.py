@@ -239,12 +239,13 @@ def requests_of(models, **changes) -> dict[str, ExploreRequest]:
     return {f"a leaf.{n}": ExploreRequest(silicon(n), models, replace(md, temp_k=300.0 + 200 * n), 17 + n, 1e3) for n in range(3)}
 
 
-def test_the_next_attempt_of_a_batch_goes_on_and_the_whole_is_equal(tmp_path, models, monkeypatch):
-    """Through the command, and the files that the dispatcher copies, links and carries over."""
+@pytest.mark.parametrize("size", [3, 1])
+def test_the_next_attempt_of_a_batch_goes_on_and_the_whole_is_equal(tmp_path, models, monkeypatch, size):
+    """Through the command, and the files that the dispatcher copies, links and carries over; also of a batch that is but one run."""
     monkeypatch.setattr(md_files, "CHECKPOINT_SECONDS", 0.0)
-    explorer, requests = EmbeddedExplorer(), requests_of(models)
+    explorer, requests = EmbeddedExplorer(), dict(list(requests_of(models).items())[:size])
     (command,) = explorer.batch_commands("pwact-like", requests)
-    assert command == "pwact-like md 'a leaf.0/md.json' 'a leaf.1/md.json' 'a leaf.2/md.json'"
+    assert command == "pwact-like md " + " ".join(f"'a leaf.{number}/md.json'" for number in range(size))
     finished = {}
     for name in ("whole", "cut"):
         task = tmp_path / name
@@ -255,9 +256,12 @@ def test_the_next_attempt_of_a_batch_goes_on_and_the_whole_is_equal(tmp_path, mo
             monkeypatch.setenv(STOP_FILE_VARIABLE, str(tmp_path / "stop"))
             assert main(["md", *(str(attempt / leaf / "md.json") for leaf in requests)]) == 75
             monkeypatch.delenv(STOP_FILE_VARIABLE)
-            assert (attempt / "md_batch.checkpoint.npz").is_file()
+            (checkpoint,) = files.checkpoints
+            assert (attempt / checkpoint).is_file()
             attempt = start_attempt(task, files, 2)
-            assert (attempt / "md_batch.checkpoint.npz").is_file()
+            assert (attempt / checkpoint).is_file() and checkpoint in files.carry
+            begun = read_table(attempt / next(iter(requests)) / "model_devi.out").steps
+            assert len(begun) > 1
         assert main(["md", *(str(attempt / leaf / "md.json") for leaf in requests)]) == 0
         assert explorer.batch_outcome(attempt, requests) == Ok()
         accept(task, attempt, files)
@@ -266,6 +270,18 @@ def test_the_next_attempt_of_a_batch_goes_on_and_the_whole_is_equal(tmp_path, mo
         assert len(read_table(explorer.read(finished["whole"] / leaf).table)) == request.md.frames_planned
         for file in FILES:
             assert (finished["whole"] / leaf / file).read_bytes() == (finished["cut"] / leaf / file).read_bytes(), f"{leaf}/{file}"
+
+
+def test_a_start_structure_of_one_atom_is_told_before_the_first_training(tmp_path, models):
+    """LAMMPS's explorer refused it; here each of its runs failed three times, after the training."""
+    request = replace(requests_of(models)["a leaf.0"], atoms=bulk("Si", cubic=False)[:1])
+    for write in (
+        lambda: EmbeddedExplorer().write(tmp_path / "x", request),
+        lambda: EmbeddedExplorer().write_batch(tmp_path, {"x": request}),
+    ):
+        with pytest.raises(InputError, match=r"at least two.*supercell"):
+            write()
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_batch_is_judged_run_by_run(tmp_path, models):
@@ -345,3 +361,34 @@ def test_the_stage_plans_batches_and_collects_trajectories(tmp_path, models):
             assert read_table(exploring.place.work_dir / row["table"]).steps.tolist() == [0, 5, 10]
             seeds.setdefault(row["leaf"], []).append(json.loads((usual / "md.json").read_text())["seed"])
     assert all(one == other for one, other in seeds.values()) and len(seeds) == 2
+
+
+def test_an_exploration_that_was_begun_is_not_shared_out_anew(tmp_path, models):
+    """An edit of md_batch between two starts left the runs of before behind: all were run a second time."""
+    from pwact_like.stages.base import Place
+    from pwact_like.stages.exploration import ExplorationStage, Run
+
+    md = MdSettings("nvt", nsteps=5, trj_freq=5, md_dt_ps=0.001, temp_k=300.0)
+    runs = [Run("md.000.sys.000", f"md.000.sys.000.t.{n:03d}", Path("x"), None, md, None, 0, 9) for n in range(4)]
+
+    def plan(folder: Path, size: int):
+        return ExplorationStage(Place(folder, 5, 3), EmbeddedExplorer(), "", models, runs, None, lambda *_: silicon(), md_batch=size).plan()
+
+    for begun in (1, 2, 4):
+        folder = tmp_path / str(begun)
+        plan(folder, 3)  # only planned: inputs lie there, and nothing has begun
+        task = plan(folder, begun)[0]
+        attempt = start_attempt(task.folder, task.files, 1)
+        for state in ("under way", "accepted"):
+            if state == "accepted":
+                assert main(["md", *(str(path) for path in sorted(attempt.rglob("md.json")))]) == 0
+                accept(task.folder, attempt, task.files)
+                shutil.rmtree(attempt)
+                attempt.mkdir()
+            assert plan(folder, begun)[0] == task
+            for other in {1, 2, 4} - {begun}:
+                if (begun, other) == (2, 4):  # the same task with more in it: the journal refuses that, and names the rewind
+                    assert plan(folder, other)[0].name == task.name and plan(folder, other)[0].key != task.key
+                    continue
+                with pytest.raises(InputError, match=r"explore.md_batch.*begun.*rewind --to 3:explore"):
+                    plan(folder, other)

@@ -336,6 +336,19 @@ def test_a_trainer_edited_under_a_running_master_waits_for_the_next_training(tmp
     assert campaign.param is edited and campaign.trainer.name == "chgnet"
 
 
+def test_a_command_of_another_explorer_does_not_run_an_iteration_that_was_begun_with_this_one(tmp_path):
+    """resource.json counts at once where param.json's edit waits: every job would have failed with an error of argparse's."""
+    finish_iteration(Place(tmp_path, 1, 0), "train")
+    _, stage = begin_again(tmp_path)
+    assert stage.name == "explore" and stage.explorer.name == "embedded"
+    stage.command = "srun -n 1 lmp_mpi -sf gpu"
+    with pytest.raises(InputError, match=r"explore.command.*runs lammps, and this iteration explores with embedded.*put the command"):
+        stage.plan()
+    for command in ("", "srun pwact-like md", "apptainer exec lammps.sif pwact-like", "my_own_wrapper"):
+        stage.command = command
+        stage._refuse_other_program()
+
+
 # ---- convergence ------------------------------------------------------------------------------------------------------
 
 

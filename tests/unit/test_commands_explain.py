@@ -65,6 +65,26 @@ def test_a_task_is_found_by_name_part_and_path(told):
     assert wanted in done.stdout
 
 
+def test_a_trajectory_is_found_in_the_task_that_it_shares(tmp_path):
+    """Before the exploration is done its usual folder is not there yet; run.log names it nevertheless."""
+    with campaign(tmp_path) as here:
+        folders = [tmp_path / f"iter.000{iteration}/01.explore/md/batch.000" for iteration in (0, 1)]
+        tasks = [make_task(folder, "touch out", name=str(folder.relative_to(tmp_path))) for folder in folders]
+        for folder, leaves in zip(folders, (("md.000.sys.000.t.000", "md.000.sys.000.t.001"), ("md.000.sys.000.t.000",)), strict=True):
+            for leaf in leaves:
+                (folder / leaf).mkdir(parents=True)
+        here.dispatcher.run(tasks, lambda *_: Ok())
+    for word in (
+        "md.000.sys.000.t.001",
+        "iter.0000/01.explore/md/md.000.sys.000/md.000.sys.000.t.000",
+        "md.000.sys.000/md.000.sys.000.t.001",
+    ):
+        assert find_task(tmp_path, word).task.name == tasks[0].name, word
+    for word, what in (("md.000.sys.000.t.000", "2 tasks have this"), ("..", "no such task"), ("qq/", "no such task")):
+        with pytest.raises(InputError, match=what):
+            find_task(tmp_path, word)
+
+
 def test_json(told):
     content = json.loads(run_cli("explain", "bad", "run", "--json", "--work-dir", told).stdout)
     assert content["state"] == "failed" and [attempt["exit_marker"] for attempt in content["attempts"]] == ["9", "9"]

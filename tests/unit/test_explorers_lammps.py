@@ -534,6 +534,17 @@ def test_the_user_s_command(command, expected):
     assert lines[-1].endswith("-m pwact_like lammps end")
 
 
+def test_flags_of_the_launcher_are_not_taken_for_those_of_lammps():
+    """Srun's -l labels lines, and took the word after it, LAMMPS itself, along."""
+    for command, left in {
+        "srun -l lmp": "srun -l lmp",
+        "srun -i none -l lmp_mpi -sf gpu -l my.log -in in.x": "srun -i none -l lmp_mpi -sf gpu",
+        "lmp -l my.log": "lmp",
+        "my_wrapper.sh -in in.x": "my_wrapper.sh",
+    }.items():
+        assert lammps_command.without_own_flags(command) == left
+
+
 def test_the_embedded_potential_takes_lammps_s_place_behind_the_launcher():
     assert lammps_command.driver_command("srun -n 1 /opt/lmp_mpi -sf gpu") == f"srun -n 1 {lammps_command.own_program()}"
     assert lammps_command.driver_command("") == lammps_command.own_program()

@@ -141,6 +141,23 @@ def test_never_more_than_parallel_num_at_a_time(tmp_path):
     assert max(seen) <= 3 and max(seen) >= 2
 
 
+def test_inputs_that_were_changed_after_the_submission_are_not_run(tmp_path):
+    """An input was edited, and a start refused it, but had written it: the job that waited would have run it under the old one's key."""
+    files = TaskFiles(inputs=("INPUT", "sub/it's $HOME"), outputs=("out",))
+    task = make_task(tmp_path / "t", "cat INPUT sub/* > out", files=files)
+    (task.folder / "sub").mkdir()
+    for name, text in zip(files.inputs, ("300 K", " and so on"), strict=True):
+        (task.folder / name).write_text(text)
+    first, second = (write_job(tmp_path / f"job {number}", [Work(task, number)]) for number in (1, 2))
+    (task.folder / files.inputs[1]).write_text(" and more")
+    run_script(first)
+    assert (attempt_folder(task, 1) / "exit").read_text() == "65\n" and not (attempt_folder(task, 1) / "out").exists()
+    assert "inputs were changed after it had been submitted" in (attempt_folder(task, 1) / "stderr").read_text()
+    (task.folder / files.inputs[1]).write_text(" and so on")
+    run_script(second)
+    assert (attempt_folder(task, 2) / "out").read_text() == "300 K and so on"
+
+
 def test_a_checkpoint_is_taken_over_from_the_newest_attempt_that_has_it(tmp_path):
     task = make_task(tmp_path / "t", "cat a b > out", files=TaskFiles(outputs=("out",), carry=("a", "b", "never")))
     for number, names in ((1, {"a": "old a ", "b": "b of 1"}), (2, {"a": "a of 2, "}), (3, {})):

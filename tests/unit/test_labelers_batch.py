@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,17 @@ from ase.calculators.emt import EMT
 
 from pwact_like.config.common import StageInput
 from pwact_like.config.labelling import LabelSettings
+from pwact_like.config.resource import ResourceSection, Retry
 from pwact_like.engines.labelers.begun_note import BEGUN_FILE, BegunNote
 from pwact_like.engines.labelers.bigmodel import BigModelLabeler
 from pwact_like.engines.labelers.label_run import run_job_file, single_point
 from pwact_like.engines.protocols import LabelRequest
 from pwact_like.errors import JobError
 from pwact_like.jobs.attempt import attempt_folder, has_progressed
-from pwact_like.jobs.types import Task
+from pwact_like.jobs.script import Work
+from pwact_like.jobs.triage import MISFORTUNES, JobFacts, triage
+from pwact_like.jobs.types import EndCause, Task
+from pwact_like.jobs.verdict import Bad
 from pwact_like.outcome import Ok
 
 # what happens at a lattice constant (Å); everything else is EMT
@@ -168,16 +173,40 @@ def test_memory_that_runs_out_once_refuses_nothing(moody, monkeypatch):
 def test_a_structure_that_kills_the_process_twice_is_passed_over(moody):
     """As the kernel's out-of-memory killer does it: nothing is said, and no checkpoint was written since the start."""
     batch = moody(dies_at=[3.65])
-    for _ in range(2):
+    for has_come_further in (False, True):  # the note itself is no progress: a task that dies for ever would be tried for ever
         folder = batch.attempt()
         assert batch.start(folder).wait() == -signal.SIGKILL
         assert json.loads((folder / BEGUN_FILE).read_text())["begun"] == 3
-        assert not has_progressed(batch.task, batch.attempts)  # the note is none: a task that dies for ever would be tried for ever
+        assert has_progressed(batch.task, batch.attempts) is has_come_further
     folder = batch.attempt()
     assert batch.start(folder).wait() == 0
     found = batch.found(folder)
     assert [*found[:3], found[4]] == [*energies()[:3], energies()[4]]
     assert "died at this structure in 2 attempts" in found[3]
+
+
+def test_several_structures_that_kill_the_process_cost_no_label_of_the_others(moody):
+    """Three attempts, the default of resource.json, had been used up at the second one, and with them every label of the batch."""
+    batch, strikes = moody(dies_at=[3.5, 3.6, 3.7]), 0
+    while batch.start(folder := batch.attempt()).wait() == -signal.SIGKILL:
+        bad, _ = triage(Work(batch.task, batch.attempts), Bad("exit status 137"), JobFacts(), ResourceSection())
+        strikes += bad.strike
+        assert not bad.final and not bad.harmless and batch.attempts <= MISFORTUNES
+    assert strikes < Retry().attempts
+    found = batch.found(folder)
+    assert [found[1], found[3]] == [energies()[1], energies()[3]]
+    assert all("died at this structure in 2 attempts" in found[index] for index in (0, 2, 4))
+
+
+def test_memory_of_a_batch_that_cannot_be_raised_is_not_its_end(moody):
+    """Slurm ended the process for its memory, and nobody had said how much it may have: one structure is passed over, the rest goes on."""
+    batch = moody()
+    batch.attempt()
+    bad, _ = triage(Work(batch.task, 1), Bad("killed", EndCause.OUT_OF_MEMORY), JobFacts(), ResourceSection())
+    assert bad.strike and not bad.final and "memory" in bad.reason
+    alone = replace(batch.task, files=replace(batch.task.files, passes_over=False))
+    bad, _ = triage(Work(alone, 1), Bad("killed", EndCause.OUT_OF_MEMORY), JobFacts(), ResourceSection())
+    assert bad.final
 
 
 def test_a_process_that_is_told_to_end_is_laid_to_no_structure(moody):

@@ -168,6 +168,18 @@ def test_no_pair_within_the_cutoff_is_missing_while_a_list_counts_as_complete() 
     assert min(counts.values()) > 3
 
 
+def test_atoms_that_have_flown_apart_are_told_and_do_not_end_the_process():
+    """Beyond some 3e5 Å vesin's boxes overflow, and the process died of a division by zero: of a batch of runs with all of them."""
+    atoms = bulk("Si", cubic=True)
+    atoms.pbc, atoms.cell = False, None
+    near = len(find_pairs(atoms, 4.0).i)
+    atoms.positions[0, 0] += 9e4
+    assert 0 < len(find_pairs(atoms, 4.0).i) < near
+    atoms.positions[0, 0] += 1e6
+    with pytest.raises(DataError, match="flown apart"):
+        find_pairs(atoms, 4.0)
+
+
 def test_calculator_conserves_energy_in_dynamics() -> None:
     atoms = rough_cell(repeat=2)
     calculator = PotentialCalculator(Potential(rough_model()))

@@ -65,3 +65,17 @@ def test_a_plan_that_fails_leaves_no_potcar_behind(tmp_path, vasp, make):
     with pytest.raises(InputError, match="no POTCAR for Ge"):
         make(tmp_path, *vasp, [silicon, silicon, silicon, germanium]).plan()
     assert {path.parent for path in tmp_path.rglob("POTCAR")} == {task.folder for task in tasks}
+
+
+def test_a_disk_that_is_full_behind_the_potcar_leaves_none_behind(tmp_path, vasp, monkeypatch):
+    """The labeler had not yet said which of its files are licensed when it failed."""
+    from pwact_like.engines.labelers import vasp as module
+
+    def full(folder, asked):
+        assert (folder / "POTCAR").is_file()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_asked", full)
+    with pytest.raises(OSError, match="No space"):
+        of_a_campaign(tmp_path, *vasp, [bulk("Si")]).plan()
+    assert list(tmp_path.rglob("POTCAR")) == []

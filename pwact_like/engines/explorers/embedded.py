@@ -58,13 +58,15 @@ class EmbeddedExplorer(BatchExplorer):
         linked = [_write_run(folder / name, request, "../") for name, request in requests.items()]
         if any(links != linked[0] for links in linked):
             raise InputError(Problem(str(folder), "runs with different models cannot share a process", "set explore.md_batch to 1"))
+        # what was left over when runs were shared out is run as any single one is, with the checkpoint in its own folder
+        checkpoint = BATCH_CHECKPOINT if len(requests) > 1 else f"{next(iter(requests))}/{CHECKPOINT}"
         return TaskFiles(
             inputs=tuple(f"{name}/{file}" for name in requests for file in (MD_JSON, START)),
             links=linked[0],
             outputs=tuple(f"{name}/{RESULT}" for name in requests),
             optional_outputs=tuple(f"{name}/{file}" for name in requests for file in (TRAJECTORY, TABLE, LOG)),
-            carry=(BATCH_CHECKPOINT, *(f"{name}/{file}" for name in requests for file in (TRAJECTORY, TABLE, LOG))),
-            checkpoints=(BATCH_CHECKPOINT,),
+            carry=(checkpoint, *(f"{name}/{file}" for name in requests for file in (TRAJECTORY, TABLE, LOG))),
+            checkpoints=(checkpoint,),
         )
 
     def batch_commands(self, command: str, requests: Mapping[str, ExploreRequest]) -> tuple[str, ...]:
@@ -133,6 +135,8 @@ def _write_run(folder: Path, request: ExploreRequest, to_models: str) -> tuple[t
     if kpu is not None and (len(request.models) > 1) != (kpu.kind == "kpu-committee"):
         wanted = "the model and its members" if kpu.kind == "kpu-committee" else "one model"
         raise InputError(Problem(str(folder), f"{kpu.kind} wants {wanted}, and there are {len(request.models)} models"))
+    if len(request.atoms) < 2:
+        raise InputError(Problem(str(folder), "one atom: molecular dynamics needs at least two", "take a supercell"))
     if request.md.boundary and request.atoms.cell.rank < 3:
         raise InputError(
             Problem(str(folder), "the start structure has no cell of three vectors", "give one, or set boundary to false in md_jobs")

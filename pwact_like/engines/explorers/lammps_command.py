@@ -24,11 +24,14 @@ def own_program() -> str:
 
 
 def without_own_flags(command: str) -> str:
-    """The user's command without ``-in FILE``, ``-log FILE`` and the variables that are ours; all else verbatim."""
+    """The user's command without LAMMPS's ``-in FILE``, ``-log FILE`` and the variables that are ours; all else verbatim.
+
+    What stands before LAMMPS is its launcher's: srun's ``-l`` labels lines.
+    """
     given = command.split()
     words = without_own_variables(given)
-    kept = []
-    place = 0
+    place = next((number for number, word in enumerate(words) if engine_of_command("explore", word) == "lammps"), 0)
+    kept = words[:place]
     while place < len(words):
         if words[place] in _OWN_FLAGS:
             place += 2

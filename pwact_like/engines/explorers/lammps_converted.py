@@ -44,8 +44,9 @@ class ConvertedModels:
         for path in sorted(self.folder.glob(f"{digest[:_DIGITS]}.*{target.suffix}")) if self.folder is not None else ():
             try:
                 _copy(path, target)
-            except FileNotFoundError:
-                continue  # cleaned up meanwhile
+            except OSError as error:  # cleaned up meanwhile, or out of reach: each can convert for itself
+                log.warning("%s cannot be taken over: %s", path, error)
+                continue
             if path.name.split(".")[1] == sha256_file(target)[:_DIGITS]:
                 return True
             target.unlink()

@@ -65,7 +65,10 @@ def run_batch(job: LabelJob, structures: Sequence[Atoms], folder: Path) -> JobRe
     with BegunNote(folder) as note:
         for index in range(first, len(structures)):
             found = _fatal(note, index)
-            if not found:
+            is_passed = bool(found)
+            if not is_passed:
+                if note.deaths[index]:
+                    _save(folder, frames, reasons)  # should the process die here again, it will have come as far as this
                 note.begin(index)
                 try:
                     found = _single_point(structures[index], make_calculator)
@@ -82,7 +85,7 @@ def run_batch(job: LabelJob, structures: Sequence[Atoms], folder: Path) -> JobRe
                 frames.append(Frame(structures[index], found, Origin(step=index, seed=job.seed), job.level_of_theory))
             reasons.append("" if isinstance(found, Label) else found)
             is_last = index == len(structures) - 1
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S or (limit.is_near and not is_last):
+            if is_passed or time.monotonic() - saved > CHECKPOINT_EVERY_S or (limit.is_near and not is_last):
                 _save(folder, frames, reasons)
                 saved = time.monotonic()
                 if limit.is_near and not is_last:

@@ -143,6 +143,7 @@ class EmbeddedLabeler(Labeler):
             outputs=(RESULT_FILE, LABEL_FILE),
             carry=(PARTIAL_FILE, CHECKPOINT_FILE, BEGUN_FILE),
             checkpoints=(CHECKPOINT_FILE,),  # without it the first end of a job's time would cost every label of the batch
+            passes_over=True,
         )
 
     def batch_outcome(self, folder: Path) -> Outcome:
