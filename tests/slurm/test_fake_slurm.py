@@ -498,10 +498,14 @@ def test_commands_killed_at_any_moment_corrupt_nothing(slurm, tmp_path):
     (tmp_path / "job.sh").write_text("#!/bin/bash\necho $SLURM_JOB_ID >>ids\n")
     environment = os.environ | slurm.environment
     told = set()
+    began = time.monotonic()
+    for _ in range(4):
+        subprocess.run([slurm.bin / "squeue", "-h"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=30)
+    longest = max(0.035, 1.5 * (time.monotonic() - began) / 4)  # on a busy machine none would be done in 35 ms
     for number in range(120):
         argv = ["sbatch", "--parsable", "-J", f"j{number}", "-o", "/dev/null", "job.sh"] if number % 3 else ["squeue", "-h"]
         process = subprocess.Popen([slurm.bin / argv[0], *argv[1:]], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-        killer = threading.Timer(dice.uniform(0.005, 0.035), process.kill)
+        killer = threading.Timer(dice.uniform(0.005, longest), process.kill)
         killer.start()
         out = process.communicate(timeout=30)[0]
         killer.cancel()
