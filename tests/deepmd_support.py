@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,3 +87,22 @@ def evaluate(folder: Path, tasks: Mapping[str, tuple[Path, Sequence[Atoms]]]) ->
             name, index, what = key.split(".")
             found[name][int(index)][what] = said[key]
     return found
+
+
+def run_until_killed(attempt: Path, commands: Sequence[str], there: Path, within_s: float = 250) -> None:
+    """Run an attempt's commands as a job does, and kill all of them without warning as soon as a file is there."""
+    with (attempt / "stdout").open("wb") as stdout:
+        process = subprocess.Popen(
+            ["bash", "-c", "\n".join(f"{{\n{command}\n}} || exit" for command in commands)],
+            cwd=attempt,
+            env={**os.environ, **ONE_THREAD},
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + within_s
+    while not there.exists():
+        assert process.poll() is None and time.monotonic() < deadline, (attempt / "stdout").read_text()[-3000:]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
-import signal
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from deepmd_support import ONE_THREAD, dp_command, evaluate
+from deepmd_support import dp_command, evaluate, run_until_killed
 from labeler_contract import accept, start_attempt
 from support import require_deepmd
 from trainer_contract import TrainerContract, copper
@@ -78,20 +74,7 @@ class TestDeepmdTrainer(TrainerContract):
         files = trainer.write(task, request)
         first = start_attempt(task, files, 1)
         commands = trainer.commands(shlex.quote(str(BIN / "dp")), request)
-        process = subprocess.Popen(
-            ["bash", "-c", "\n".join(f"{{\n{command}\n}} || exit" for command in commands)],
-            cwd=first,
-            env={**os.environ, **ONE_THREAD},
-            stdout=(first / "stdout").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 200
-        while not (first / "model.ckpt-160.index").exists():  # every 80 steps; the five newest are kept
-            assert process.poll() is None and time.monotonic() < deadline, (first / "stdout").read_text()[-3000:]
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        run_until_killed(first, commands, first / "model.ckpt-160.index")  # every 80 steps; the five newest are kept
         assert isinstance(trainer.outcome(first), Reject)
         steps = [row["step"] for row in read_curve(first / "lcurve.out")]
         assert steps[-1] < 1500

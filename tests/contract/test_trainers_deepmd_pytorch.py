@@ -10,21 +10,20 @@ import csv
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sysconfig
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from deepmd_support import ONE_THREAD
+from deepmd_support import ONE_THREAD, run_until_killed
 from labeler_contract import accept, run_commands, start_attempt
 from support import require_deepmd
-from trainer_contract import TrainerContract, copper, errors
+from trainer_contract import TrainerContract, copper, errors, write_data
 
 from pwact_like.config.train import CURVE_COLUMNS, DeepmdSettings, Descriptor, Fitting, Optimizer, TrainSettings
+from pwact_like.engines.protocols import TrainRequest
 from pwact_like.engines.trainers.deepmd import DeepmdTrainer
 from pwact_like.engines.trainers.deepmd_files import read_curve
 from pwact_like.outcome import Ok
@@ -44,7 +43,6 @@ for atoms in read(sys.argv[2], index=":"):
     said.append([atoms.get_potential_energy(), *atoms.get_forces().ravel()])
 np.save(sys.argv[3], np.array(said))
 """
-CONTRACT = TrainerContract()
 FRAMES = copper(5, 4)  # the contract's test set
 
 
@@ -58,6 +56,13 @@ def settings(**optimizer) -> TrainSettings:
         optimizer=Optimizer(**given),
         deepmd=DeepmdSettings(backend="pytorch"),
     )
+
+
+class Pytorch(TrainerContract):
+    """What the tests take of the contract: its requests."""
+
+    def settings(self, epochs=30):
+        return settings(epochs=epochs)
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +92,12 @@ def dp(environment, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, Path]:
-    from pwact_like.data.formats import write_frames
-
-    folder = tmp_path_factory.mktemp("data")
-    paths = {}
-    for name, count, seed in (("train_a", 9, 1), ("train_b", 3, 2), ("valid", 4, 3), ("test", 5, 4)):
-        paths[name] = folder / f"{name}.xyz"
-        write_frames(paths[name], copper(count, seed))
-    return paths
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
-def request(data, *, init_model: Path | None = None, **optimizer):
-    CONTRACT.settings = lambda epochs: settings(epochs=epochs, **optimizer)
-    return CONTRACT.request(data, epochs=optimizer.pop("epochs", 30), init_model=init_model)
+def request(data, epochs: int = 30, init_model: Path | None = None, **optimizer) -> TrainRequest:
+    asked = Pytorch().request(data, epochs=epochs, init_model=init_model)
+    return replace(asked, settings=settings(epochs=epochs, **optimizer))
 
 
 def train(task: Path, asked, dp: str):
@@ -148,20 +146,7 @@ def test_a_killed_training_by_the_kalman_filter_goes_on_from_its_checkpoint(tmp_
     files = trainer.write(task, asked)
     first = start_attempt(task, files, 1)
     commands = trainer.commands(shlex.quote(dp), asked)
-    process = subprocess.Popen(
-        ["bash", "-c", "\n".join(f"{{\n{command}\n}} || exit" for command in commands)],
-        cwd=first,
-        env={**os.environ, **ONE_THREAD},
-        stdout=(first / "stdout").open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not (first / "model.ckpt.pt").exists():
-        assert process.poll() is None and time.monotonic() < deadline, (first / "stdout").read_text()[-3000:]
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    run_until_killed(first, commands, first / "model.ckpt.pt")
     before = [row["step"] for row in read_curve(first / "lcurve.out")]
     assert before[-1] < 200 and trainer.outcome(first) != Ok()
     second = start_attempt(task, files, 2)

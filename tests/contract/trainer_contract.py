@@ -68,6 +68,15 @@ def run_in_process(attempt: Path, commands: tuple[str, ...]) -> int:
     return status
 
 
+def write_data(folder: Path) -> dict[str, Path]:
+    """Files of labelled frames: train_a, train_b, valid, test."""
+    paths = {}
+    for name, count, seed in (("train_a", 9, 1), ("train_b", 3, 2), ("valid", 4, 3), ("test", 5, 4)):
+        paths[name] = folder / f"{name}.xyz"
+        write_frames(paths[name], copper(count, seed))
+    return paths
+
+
 class TrainerContract:
     """Subclass it, and say how to make the trainer and its settings."""
 
@@ -92,12 +101,7 @@ class TrainerContract:
     @classmethod
     def data(cls, tmp_path_factory) -> dict[str, Path]:
         """Labelled frames in files, two for the training."""
-        folder = tmp_path_factory.mktemp("data with spaces")
-        paths = {}
-        for name, count, seed in (("train_a", 9, 1), ("train_b", 3, 2), ("valid", 4, 3), ("test", 5, 4)):
-            paths[name] = folder / f"{name}.xyz"
-            write_frames(paths[name], copper(count, seed))
-        return paths
+        return write_data(tmp_path_factory.mktemp("data with spaces"))
 
     @pytest.fixture(scope="class")
     @classmethod
