@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from labeler_contract import accept, run_commands, start_attempt
+from support import ROOT
 
 from pwact_like.config.common import StageInput
 from pwact_like.config.labelling import LabelSettings
@@ -86,7 +88,8 @@ def test_mace_s_forces_and_virial_are_derivatives_of_its_energy(tmp_path, weight
     task = tmp_path / "a batch"
     files = labeler.write_batch(task, requests)
     attempt = start_attempt(task, files, 1)
-    commands = labeler.commands(f"{BIN}/python -m pwact_like label", requests[0])
+    # MACE's environment sees the other packages of the tests' own, but no package that is installed to be edited
+    commands = labeler.commands(f"env PYTHONPATH={shlex.quote(str(ROOT))} {BIN}/python -m pwact_like label", requests[0])
     assert run_commands(attempt, commands) == 0, (attempt / "stdout").read_text()
     assert labeler.batch_outcome(attempt) == Ok()
     accept(task, attempt, files)
