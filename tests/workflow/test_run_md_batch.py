@@ -44,6 +44,7 @@ def exploration(folder: Path) -> Path:
     return folder / "iter.0000/01.explore/md"
 
 
+@pytest.mark.slow
 def test_every_trajectory_is_where_it_always_is_and_what_it_is_alone(finished, tmp_path):
     md = exploration(finished)
     begun = [name for name in micro.executions(finished) if "01.explore" in name]
@@ -79,6 +80,7 @@ def test_every_trajectory_is_where_it_always_is_and_what_it_is_alone(finished, t
     assert status["state"] == "finished" and status["iterations"][0]["labelled"] > 0
 
 
+@pytest.mark.slow
 def test_selected_frames_are_found_under_the_batches(finished):
     rows = (exploration(finished).parent / "select/candidate.csv").read_text().splitlines()[1:]
     assert rows and all(Path(row.rsplit(",", 1)[1]).exists() or (finished / row.rsplit(",", 1)[1]).exists() for row in rows)
