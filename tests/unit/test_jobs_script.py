@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from jobs_support import NASTY, executions, exit_of, make_task, run_script
+from jobs_support import NASTY, executions, exit_of, make_task, run_script, wait_until
 from support import require_program
 
 from pwact_like.config.resource import Resource, ResourceSection
@@ -76,6 +78,25 @@ def test_exit_in_a_command_ends_its_task_only(tmp_path):
     tasks = [make_task(tmp_path / "a", "exit 5", "touch out"), make_task(tmp_path / "b", "touch out")]
     run_script(write_job(tmp_path, [Work(task, 1) for task in tasks]))
     assert [exit_of(task) for task in tasks] == ["5", "0"]
+
+
+def test_what_is_ended_with_its_job_leaves_no_marker_whichever_process_ends_first(tmp_path):
+    """A signal to a job reaches its processes one after the other: here the command some time before its shell."""
+    task = make_task(tmp_path / "t", "touch here; kill -TERM $BASHPID; sleep 60")
+    job = subprocess.Popen(["bash", str(write_job(tmp_path / "jobs", [Work(task, 1)]))], start_new_session=True)
+    attempt = attempt_folder(task, 1)
+    wait_until((attempt / "here").exists, 30)
+    time.sleep(0.2)
+    os.killpg(job.pid, signal.SIGTERM)
+    assert job.wait(30) == -signal.SIGTERM
+    time.sleep(1.2)
+    assert not (attempt / "exit").exists()
+
+
+def test_a_command_that_was_ended_alone_has_its_marker(tmp_path):
+    task = make_task(tmp_path / "t", "kill -TERM $BASHPID; sleep 60")
+    assert run_script(write_job(tmp_path / "jobs", [Work(task, 1)])).returncode == 1
+    assert exit_of(task) == "143"
 
 
 def test_a_missing_input_is_a_failure_with_words(tmp_path):
