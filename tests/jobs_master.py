@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs_support import executions, make_task
 from support import clean_environment
 
+from pwact_like import fsio
 from pwact_like.config.resource import Resource, ResourceSection
 from pwact_like.crashpoints import KILL_AT_VARIABLE
 from pwact_like.errors import DataError, PwactLikeError
@@ -39,8 +40,8 @@ def tasks_of(work_dir: Path, plan: bool = False) -> list[Task]:
     for name in COMMANDS:
         tasks.append(make_task(work_dir / name, *commands[name], name=name, files=files, max_attempts=2, seed=1))
         if plan:
-            (work_dir / name / "NAME").write_text(f"{name}\n")
-            (work_dir / name / "SECRET").write_text("licensed\n")
+            fsio.write_text(work_dir / name / "NAME", f"{name}\n")  # a job of the master before may be copying it
+            fsio.write_text(work_dir / name / "SECRET", "licensed\n")
     return tasks
 
 
