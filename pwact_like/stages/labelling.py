@@ -37,6 +37,7 @@ class LabelGates:
 
     net_force_tolerance: float
     min_distance_ang: float
+    max_force: float | None = None
 
 
 @dataclass
@@ -180,6 +181,7 @@ class LabelStage(Stage):
             asked.atoms,
             net_force_tolerance=self.gates.net_force_tolerance,
             min_distance_ang=self.gates.min_distance_ang,
+            max_force=self.gates.max_force,
         )
         if reason is not None:
             return reason

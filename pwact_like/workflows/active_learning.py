@@ -294,7 +294,7 @@ class Campaign:
             labeler=self.labeler,
             entry=self.param.dft.entry,
             command=self.session.command("dft"),
-            gates=LabelGates(strategy.net_force_tolerance, strategy.min_distance_ang),
+            gates=LabelGates(strategy.net_force_tolerance, strategy.min_distance_ang, strategy.max_force),
             failure_budget=strategy.failure_budget,
             data_format=self.param.data_format,
             fork=self.session.fork,

@@ -178,7 +178,11 @@ def test_a_failing_labeler_ends_within_its_budget_and_goes_on_when_mended(tmp_pa
     assert (tmp_path / "iter.0000/02.label/result/rejected.csv").read_text().count("\n") == 5
     content = json.loads(param.read_text())
     content["strategy"]["failure_budget"] = 1.0
+    content["strategy"]["max_force"] = 0.01
     param.write_text(json.dumps(content))
+    del sections["DFT"]["command"]
+    resource.write_text(json.dumps(sections))
     again = micro.pwact_like(tmp_path, "run", "param.json", "resource.json")
     assert again.returncode == 0, again.stderr
     assert micro.status(tmp_path)["iterations"][0]["rejected"] == 4
+    assert (tmp_path / "iter.0000/02.label/result/rejected.csv").read_text().count("at most 0.01: max_force") == 4
