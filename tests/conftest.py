@@ -23,6 +23,39 @@ if threading.current_thread() is threading.main_thread():
             signal.signal(_signum, _handler)
 
 
+# What takes a minute or more, or holds what does: begun first, so that no worker is left alone with it at the end.
+_LONG = (
+    "test_examples.py::",
+    "test_example_cp2k.py::",
+    "TestReal::test_scontrol_requeue",
+    "test_silicon",
+    "test_run_deepmd.py::",
+    "test_init_bulk_cp2k.py::",
+    "test_commands_rewind.py::",
+    "test_trainers_mace.py::",
+    "test_example_qe.py::",
+    "TestReal::test_time_limit",
+    "test_example_chgnet.py::",
+    "test_run_md_batch.py::",
+    "test_trainers_deepmd_pytorch.py::",
+    "test_random_faults.py::",
+    "test_rewind_slurm.py::",
+    "test_campaign_killed.py::",
+    "test_kpu_killed.py::",
+    "test_run_edited.py::",
+    "test_edits.py::",
+    "test_masters.py::",
+    "test_campaign_killed_slurm.py::",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes long first."""
+    places = {item: next((place for place, part in enumerate(_LONG) if part in item.nodeid), len(_LONG)) for item in items}
+    items.sort(key=places.__getitem__)
+
+
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip for want of a program or a package into a failure, in CI."""
     if not (report.skipped and support.in_ci() and isinstance(report.longrepr, tuple)):

@@ -34,14 +34,17 @@ class TestChgnetTrainer(TrainerContract):
         # far from the shipped weights at the start, so that a single epoch does not do
         return TrainSettings(engine="chgnet", atom_type=(29,), optimizer=optimizer, chgnet=ChgnetSettings(spread=0.02))
 
-    def predict(self, model, atoms):
+    def predict(self, model, *structures):
         from chgnet.model.dynamics import CHGNetCalculator
 
         from pwact_like.potentials.chgnet_model import load_chgnet
 
-        atoms = atoms.copy()
-        atoms.calc = CHGNetCalculator(load_chgnet(model)[0], use_device="cpu")
-        return atoms.get_potential_energy(), atoms.get_forces().astype(np.float64)
+        calculator, said = CHGNetCalculator(load_chgnet(model)[0], use_device="cpu"), []
+        for structure in structures:
+            atoms = structure.copy()
+            atoms.calc = calculator
+            said.append((atoms.get_potential_energy(), atoms.get_forces().astype(np.float64)))
+        return said
 
     def execute(self, attempt: Path, commands):
         return run_in_process(attempt, commands)
@@ -64,7 +67,7 @@ class TestChgnetTrainer(TrainerContract):
         frames = copper(1, 9)
         potential = potential_for((trained.model, other), None)
         word = potential.assess(frames[0].atoms)
-        energy, forces = self.predict(trained.model, frames[0].atoms)
+        ((energy, forces),) = self.predict(trained.model, frames[0].atoms)
         assert word.energy == pytest.approx(energy, rel=1e-6)
         np.testing.assert_allclose(word.forces, forces, atol=1e-4)
         assert word.deviation.forces == (0.0, 0.0, 0.0)  # two equal models

@@ -43,9 +43,9 @@ class TestDeepmdTrainer(TrainerContract):
             optimizer=Optimizer(name="ADAM", epochs=epochs, learning_rate=1e-2),
         )
 
-    def predict(self, model: Path, atoms):
-        ((said,),) = evaluate(model.parent, {"one": (model, [atoms])}).values()
-        return float(said["energy"]), said["forces"]
+    def predict(self, model: Path, *structures):
+        (said,) = evaluate(model.parent, {"one": (model, structures)}).values()
+        return [(float(one["energy"]), one["forces"]) for one in said]
 
     def test_the_learning_curve_is_in_the_columns_of_all_engines(self, trained):
         with trained.learning_curve.open() as stream:

@@ -38,11 +38,11 @@ class TestEmbeddedTrainer(TrainerContract):
             optimizer=Optimizer(name="ADAM", epochs=epochs, learning_rate=1e-2),
         )
 
-    def predict(self, model, atoms):
+    def predict(self, model, *structures):
         from pwact_like.potentials import load_model
 
-        prediction = load_model(model).compute(atoms)
-        return prediction.energy_ev, prediction.forces_ev_per_ang
+        predictions = map(load_model(model).compute, structures)
+        return [(prediction.energy_ev, prediction.forces_ev_per_ang) for prediction in predictions]
 
     def execute(self, attempt: Path, commands):
         return run_in_process(attempt, commands)

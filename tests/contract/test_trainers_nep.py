@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer_contract import TrainerContract, copper
+from trainer_contract import TrainerContract, copper, predict_by_ase
 
 from pwact_like.config.train import NepSettings, Optimizer, TrainSettings
 from pwact_like.data.formats import write_frames
@@ -43,24 +42,8 @@ class TestNepTrainer(TrainerContract):
     def settings(self, epochs=30):
         return settings(epochs)
 
-    def predict(self, model, atoms):
-        code = (
-            "import sys, numpy as np; from ase.io import read; from calorine.calculators import CPUNEP; "
-            "atoms = read(sys.argv[2]); atoms.calc = CPUNEP(sys.argv[1]); "
-            "np.savez(sys.argv[3], energy=atoms.get_potential_energy(), forces=atoms.get_forces())"
-        )
-        place = model.parent / "asked.xyz"
-        write_frames(place, [replace_label(atoms)])
-        subprocess.run([PYTHON, "-c", code, str(model), str(place), str(place.with_suffix(".npz"))], check=True, capture_output=True)
-        said = np.load(place.with_suffix(".npz"))
-        return float(said["energy"]), said["forces"]
-
-
-def replace_label(atoms):
-    """A frame without label."""
-    from pwact_like.data.frames import Frame
-
-    return Frame(atoms)
+    def predict(self, model, *structures):
+        return predict_by_ase(PYTHON, "from calorine.calculators import CPUNEP; calculator = CPUNEP(sys.argv[1])", model, structures)
 
 
 def test_nep_in_says_what_the_settings_say():

@@ -333,6 +333,7 @@ def check_records(folder):
         assert (folder / name).read_text() == (aside / name).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # two campaigns: 200 to 340 s on a machine with nine jobs a core
 def test_a_campaign_rewound_to_its_labels_comes_to_the_same_data_set(tmp_path, monkeypatch):
     micro.write_campaign(tmp_path)

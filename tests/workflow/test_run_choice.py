@@ -6,6 +6,7 @@ import json
 
 import micro
 import numpy as np
+import pytest
 from ase.io import read
 
 SCRIPT = """\
@@ -38,6 +39,7 @@ def test_a_script_of_the_user_chooses(tmp_path):
     assert micro.executions(tmp_path)["iter.0000/01.explore/choice/task"] == 1
 
 
+@pytest.mark.slow
 def test_entropy_on_the_models_own_descriptors(tmp_path):
     strategy = {"choice": "entropy", "choice_descriptor": "model", "choice_num": 2, "max_select": 5}
     micro.write_campaign(tmp_path, strategy=strategy)
