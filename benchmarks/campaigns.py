@@ -135,6 +135,7 @@ def make_truth(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(scale, temperature, 10 * a + b) for a, scale in enumerate(SCALES) for b, temperature in enumerate(TEMPERATURES)]
     began = time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: threads besides would spin for half of the time
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         frames = [frame for found in pool.map(hot_frames, jobs) for frame in found]
     from pwact_like.data.frames import Frame
