@@ -27,7 +27,7 @@ from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs import group
 from pwact_like.jobs.clock import Clock, SystemClock
 from pwact_like.jobs.journal import Journal
-from pwact_like.jobs.plan import InFlight, Job, Plan, open_plan
+from pwact_like.jobs.plan import InFlight, Job, Plan, drop_unwanted, open_plan
 from pwact_like.jobs.record import Recorder
 from pwact_like.jobs.rows import JobShown
 from pwact_like.jobs.script import Work
@@ -140,6 +140,7 @@ class Dispatcher:
         self._judge = judge
         group.check_work([Work(task, 1) for task in tasks], self.resource)
         self._plan = open_plan(self.journal, tasks, self.work_dir)
+        drop_unwanted(self.journal, tasks, self.scheduler)
         self._recorder = Recorder(self._plan, self.journal, self.scheduler, self.resource, self.state_dir / JOBS_FOLDER)
         self._told_enough = False
 

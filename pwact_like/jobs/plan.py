@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pwact_like import fsio
 from pwact_like.crashpoints import reach
-from pwact_like.errors import DataError, InputError, Problem
+from pwact_like.errors import DataError, InputError, Problem, SchedulerError
 from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs.journal import Journal
 from pwact_like.jobs.rows import AttemptRow, TaskRow
 from pwact_like.jobs.script import Work, attempt_folder
-from pwact_like.jobs.types import Asks, AttemptState, EndCause, JobView, Task, TaskState
+from pwact_like.jobs.types import Answer, Asks, AttemptState, EndCause, JobView, NoAnswer, Scheduler, Task, TaskState
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,45 @@ def open_plan(journal: Journal, tasks: Sequence[Task], work_dir: Path) -> Plan:
     _complete_acceptances(journal, plan, live)
     _take_up(journal, plan, live)
     return plan
+
+
+def drop_unwanted(journal: Journal, tasks: Sequence[Task], scheduler: Scheduler) -> None:
+    """End the jobs, and forget the tasks, that were begun and that nobody asks for any more: settings were edited between two starts.
+
+    A job that wanted tasks share runs on. A scheduler that gives no answer is asked again at the next start. Asked for once more, a
+    task begins with the next free number of attempt, from the checkpoint that its folder holds.
+    """
+    wanted = {task.name for task in tasks}
+    live = journal.live_attempts()
+    gone = [row for row in live if row.task not in wanted and row.accepting is None]
+    if not gone:
+        return
+    shared = {row.job for row in live if row.task in wanted}
+    alone = {name: row for name, row in journal.jobs(live_only=True).items() if name in {row.job for row in gone} - shared}
+    doomed = {row.scheduler_id: name for name, row in alone.items() if row.scheduler_id is not None}
+    unrecorded = [name for name, row in alone.items() if row.scheduler_id is None]
+    found = scheduler.find(*unrecorded) if unrecorded else Answer({})
+    try:
+        if isinstance(found, NoAnswer):
+            raise SchedulerError(found.text)
+        doomed |= {number: view.name for number, view in found.jobs.items() if view.alive}
+        if doomed:
+            scheduler.cancel(doomed)
+    except SchedulerError as error:
+        log.warning("jobs of tasks that are no longer asked for stay for now (%s): %s", error, ", ".join(sorted(alone)))
+        return
+    names = sorted(row.task for row in gone)
+    with journal.transaction() as writer:
+        # as for folders that were emptied: should they be asked for again, their jobs need other names
+        writer.set_meta("generation", str(int(journal.meta("generation") or 0) + 1))
+        for name in names:
+            writer.forget_task(name)
+            writer.event("unwanted", f"{name}: no longer asked for")
+        for name in sorted(alone):
+            writer.job_ended(name, EndCause.CANCELLED, "its tasks are no longer asked for")
+    log.info("no longer asked for: %s%s", ", ".join(names[:10]), f", and {len(names) - 10} more" * (len(names) > 10))
+    if doomed:
+        log.info("%d jobs of them were cancelled", len(doomed))
 
 
 def _insist_on_distinct(tasks: Sequence[Task]) -> None:

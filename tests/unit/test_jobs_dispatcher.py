@@ -188,6 +188,53 @@ def test_an_output_may_be_a_folder_or_lie_in_one(tmp_path):
     assert (attempt_folder(task, 1) / "replaced.model" / "older").exists()
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_jobs_of_what_is_no_longer_asked_for_are_cancelled(tmp_path, recorded, caplog):
+    """Settings were edited between two starts; edited back, the task goes on from where it was."""
+    tasks = [make_task(tmp_path / name, "touch out") for name in "ab"]
+    with scripted_bench(tmp_path) as build:
+        if not recorded:
+            build.scheduler.replies = [None, "unknown"]
+        build(tasks).tick()
+        assert build.scheduler.submissions == [view.name for view in build.scheduler.jobs.values()] and len(build.scheduler.jobs) == 2
+        build.scheduler.silent = not recorded
+        caplog.set_level(logging.INFO)
+        dispatcher = build(tasks[:1])
+        if not recorded:
+            assert build.scheduler.cancelled == [] and "stay for now (connect failure)" in caplog.text
+            build.scheduler.silent = False
+            dispatcher = build(tasks[:1])
+        assert build.scheduler.cancelled == ["2"] and "no longer asked for: b" in caplog.text
+        assert [job.name for job in dispatcher.job_rows()] == build.scheduler.submissions[:1]
+        assert list(dispatcher.journal.tasks()) == ["a"]
+        assert dispatcher.counts() == {"planned": 0, "queued": 1, "running": 0, "ended": 0, "failed": 0}
+        build.scheduler.run("1")
+        build.scheduler.end("1")
+        build.scheduler.end("2", EndCause.CANCELLED)
+        dispatcher.tick()
+        assert dispatcher.done and state_of(dispatcher, "a") is TaskState.ACCEPTED
+        dispatcher = build(tasks)
+        dispatcher.tick()
+        assert len(set(build.scheduler.submissions)) == 3
+        build.scheduler.run("3")
+        build.scheduler.end("3")
+        dispatcher.tick()
+        assert dispatcher.done and state_of(dispatcher, "b") is TaskState.ACCEPTED
+    assert len(executions(tasks[1])) == 1
+
+
+def test_a_job_that_others_share_with_what_is_no_longer_asked_for_runs_on(tmp_path):
+    tasks = [make_task(tmp_path / name, "touch out") for name in "ab"]
+    with scripted_bench(tmp_path) as build:
+        build(tasks, train=ResourceSection(group_size=2)).tick()
+        dispatcher = build(tasks[:1])
+        assert build.scheduler.cancelled == [] and list(dispatcher.journal.tasks()) == ["a"]
+        build.scheduler.run("1")
+        build.scheduler.end("1")
+        dispatcher.tick()
+        assert dispatcher.done and dispatcher.journal.jobs(live_only=True) == {}
+
+
 def test_a_changed_task_is_an_error_that_names_it(tmp_path):
     tasks = [make_task(tmp_path / name, "touch out") for name in ("a", "b")]
     with campaign(tmp_path) as here:
