@@ -124,7 +124,8 @@ class Cp2kLabeler(Labeler):
         """The user's command with ``-i cp2k.inp -o cp2k.out``; one thread a process unless the user says otherwise.
 
         CP2K from 2024 on ends with an error after an SCF that does not converge: trying again would give the same, so
-        that ending counts as an end, and `outcome` rejects it.
+        that ending counts as an end, and `outcome` rejects it. Any other failure keeps its status, and so does a CP2K that was killed:
+        the scheduler is then asked why, and one of the many SCFs of an MD may well not have converged.
         """
         command = command.strip() or DEFAULT_COMMAND
         words = command.split()
@@ -142,7 +143,9 @@ class Cp2kLabeler(Labeler):
             else:
                 command += f" {flag} {file}"
         threads = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"'
-        return (f"{{ {threads}; {command}; }} || grep -qs '{_NOT_CONVERGED}' {OUTPUT_FILE}",)
+        ended = f"grep -qs '{_NOT_CONVERGED}' {OUTPUT_FILE} && pwl_cp2k=0"
+        judged = f'case $pwl_cp2k in 9 | 15 | 129 | 130 | 137 | 138 | 143) ;; *) {ended} ;; esac; (exit "$pwl_cp2k")'
+        return (f"{{ {threads}; {command}; }} || {{ pwl_cp2k=$?; {judged}; }}",)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
         """Judge by cp2k.out: it must have its end, but for an MD that was cut off for good; unconverged SCFs are rejected."""
