@@ -70,9 +70,9 @@ class Run:
         return [match.end() for match in re.finditer(pattern.encode(), self.contents[name])]
 
     def places(self, name: str, pattern: str, count: int = 60, around: int = 24) -> list[int]:
-        """Places at which a file is cut: at even distances, and each one near the ends of frames."""
+        """Places at which a file is cut: at even distances, each one near the ends of frames, and in the first lines of the next."""
         size = len(self.contents[name])
-        near = {end + shift for end in self.ends(name, pattern) for shift in range(-around, 3)}
+        near = {end + shift for end in self.ends(name, pattern) for shift in (*range(-around, 3), *range(3, 120, 9))}
         return sorted({place for place in {*range(0, size, max(1, size // count)), *near, size} if 0 <= place <= size})
 
     def cut(self, **places: int) -> None:
@@ -291,6 +291,14 @@ def test_cp2k_files_cut_off_anywhere(tmp_path, source):
     for name, pattern in patterns.items():
         run.check(name, pattern, indices)
     run.check_together(patterns)
+
+
+def test_cp2ks_output_cut_off_inside_an_energy(tmp_path):
+    run = cp2k_run(tmp_path, DATA / "data" / "cp2k_md", 4)
+    third = list(re.finditer(rb" ENERGY\|.*\n", run.contents["cp2k.out"]))[2]
+    for place in range(third.end() - 24, third.end() + 1):
+        run.cut(**{"cp2k.out": place})
+        assert run.judged() == 2, place
 
 
 def test_cp2k_frames_are_found_by_their_energy_and_not_by_their_place(tmp_path):
