@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+CUT_OFF_FILE = "cut_off"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class TaskFiles:
     passes_over
         The work is many pieces, and a later attempt passes over the one at which earlier ones died: to die is held against the task only
         where it has not progressed, and counts as a misfortune otherwise.
+    counts_cut_off
+        What the program leaves is worth something piece by piece (the frames of an MD). When the time limit ends the task for good, its
+        engine is asked for the pieces that are whole: it finds a file `CUT_OFF_FILE` in the folder then, which is kept with the outputs.
     secret
         Names that exist only in a live attempt and are removed afterwards (POTCAR).
     """
@@ -66,3 +72,9 @@ class TaskFiles:
     checkpoints: tuple[str, ...] = ()
     secret: tuple[str, ...] = ()
     passes_over: bool = False
+    counts_cut_off: bool = False
+
+
+def was_cut_off(folder: Path) -> bool:
+    """Whether what an attempt's folder, or that of the accepted task, holds ends where the time limit came."""
+    return (folder / CUT_OFF_FILE).is_file()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pwact_like.data.formats.base import make_atoms, numbers, open_lines, symbols_to_numbers
+from pwact_like.data.formats.base import TruncatedError, make_atoms, numbers, open_lines, symbols_to_numbers
 from pwact_like.errors import DataError
 from pwact_like.units import ANG_PER_BOHR, EV_PER_ANG_PER_HARTREE_PER_BOHR
 
@@ -40,13 +41,15 @@ class _Snapshot:
     values: NDArray[np.float64]
 
 
-def _snapshots(path: Path) -> list[_Snapshot]:
-    """Frames of PROJECT-pos-1.xyz or PROJECT-frc-1.xyz."""
-    result = []
-    with open_lines(path) as reader:
+def _snapshots(path: Path, *, cut_off: bool) -> list[_Snapshot]:
+    """Frames of PROJECT-pos-1.xyz or PROJECT-frc-1.xyz; of a run that was cut off the whole ones."""
+    result: list[_Snapshot] = []
+    with open_lines(path) as reader, suppress(TruncatedError) if cut_off else nullcontext():
         while (text := reader.line()) is not None:
             if not text.strip():
                 continue
+            if not text.endswith("\n"):
+                raise reader.truncated(f"{len(result)} frames are whole")
             if not text.strip().isdigit():
                 raise reader.wrong(f"the number of atoms is expected, this is there: {text.strip()[:60]!r}")
             n_atoms = int(text)
@@ -62,13 +65,15 @@ def _snapshots(path: Path) -> list[_Snapshot]:
     return result
 
 
-def _cells(path: Path) -> dict[int, NDArray[np.float64]]:
-    """Step → cell of PROJECT-1.cell."""
-    result = {}
-    with open_lines(path) as reader:
+def _cells(path: Path, *, cut_off: bool) -> dict[int, NDArray[np.float64]]:
+    """Step → cell of PROJECT-1.cell; of a run that was cut off those of whole lines."""
+    result: dict[int, NDArray[np.float64]] = {}
+    with open_lines(path) as reader, suppress(TruncatedError) if cut_off else nullcontext():
         while (text := reader.line()) is not None:
             words = text.split()
             if words and not words[0].startswith("#"):
+                if not text.endswith("\n"):
+                    raise reader.truncated(f"{len(result)} cells are whole")
                 row = numbers(reader, [text], slice(0, 11), 11)[0]
                 result[int(row[0])] = row[2:].reshape(3, 3)
     return result
@@ -158,22 +163,27 @@ class Geometry:
         What stands in it.
     atoms
         The structure that was computed (the first one of a trajectory), if the caller knows it.
+    cut_off
+        The run was killed: trajectory files may end anywhere.
     """
 
-    def __init__(self, path: Path, printed: Printed, atoms: Atoms | None) -> None:
+    def __init__(self, path: Path, printed: Printed, atoms: Atoms | None, *, cut_off: bool) -> None:
         self._path = path
         self._printed = printed
         self._folder = path.parent
         self._single = printed.run_type.upper() in _SINGLE_POINTS
         self._snapshots: list[_Snapshot] = []
         self._cells: dict[int, NDArray[np.float64]] = {}
+        self._cut_off = cut_off
+        self._lags = False  # there may be cells that the file has not yet
         self._next = 0
         self._forces: list[_Snapshot] | None = None
         if not self._single:
             trajectory = self._beside("pos-1.xyz")
-            self._snapshots = _snapshots(trajectory) if trajectory else []
+            self._snapshots = _snapshots(trajectory, cut_off=cut_off) if trajectory else []
             cell_file = self._beside("1.cell")
-            self._cells = _cells(cell_file) if cell_file else {}
+            self._cells = _cells(cell_file, cut_off=cut_off) if cell_file else {}
+            self._lags = cut_off and cell_file is not None
         self._start = atoms if atoms is not None else self._from_input()
 
     def _beside(self, ending: str) -> Path | None:
@@ -198,7 +208,8 @@ class Geometry:
             if isinstance(cell, str):
                 return cell
             return make_atoms(snapshot.atomic_numbers, snapshot.values, cell, self._start.pbc)
-        if self._single or index == 0:
+        # where the file of a run without end lags behind, the first structure is left out, too: there it has other last digits
+        if self._single or (index == 0 and not self._cut_off):
             return self._first(evaluation)
         return f"evaluation {index}: no frame with its energy {evaluation.energy_text} Hartree in {self._printed.project}-pos-1.xyz"
 
@@ -214,7 +225,7 @@ class Geometry:
         return None
 
     def _cell_of(self, snapshot: _Snapshot, evaluation: Evaluation) -> NDArray[np.float64] | str:
-        if self._cells:
+        if self._cells or self._lags:
             cell = self._cells.get(snapshot.step)
             return cell if cell is not None else f"step {snapshot.step}: its cell is missing in {self._printed.project}-1.cell"
         if self._printed.cell_changes:
@@ -237,7 +248,7 @@ class Geometry:
         """Forces from PROJECT-frc-1.xyz, in eV/Å, where the output has none."""
         if self._forces is None:
             path = self._beside("frc-1.xyz")
-            self._forces = _snapshots(path) if path else []
+            self._forces = _snapshots(path, cut_off=self._cut_off) if path else []
         key = round(float(evaluation.energy_text) * 1e10)
         for snapshot in self._forces:
             if abs(snapshot.energy_key - key) <= 1:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pwact_like.data.formats.base import Item, LineReader, ReadResult, Rejected, labelled_frame, open_lines, volume_ang3
+from pwact_like.data.formats.base import Item, LineReader, ReadResult, Rejected, TruncatedError, labelled_frame, open_lines, volume_ang3
 from pwact_like.data.frames import Frame, Origin
 from pwact_like.errors import DataError
 from pwact_like.units import ANG_PER_BOHR, BAR_PER_EV_PER_ANG3, EV_PER_ANG_PER_HARTREE_PER_BOHR, EV_PER_HARTREE, GPA_PER_EV_PER_ANG3
@@ -38,6 +39,7 @@ _CELL = re.compile(r"CELL\|\s*Vector ([abc])\s*\[angstrom\]:?\s+(\S+)\s+(\S+)\s+
 _ENSEMBLE = re.compile(r"MD(?:_PAR)?\|\s*Ensemble type\s+(\S+)", re.IGNORECASE)
 _NOT_CONVERGED = "SCF run NOT converged"
 _ENDED = "PROGRAM ENDED AT"
+_ABORTED = "[ABORT]"
 _FORCE_UNITS = {
     "a.u.": EV_PER_ANG_PER_HARTREE_PER_BOHR,
     "hartree/bohr": EV_PER_ANG_PER_HARTREE_PER_BOHR,
@@ -88,13 +90,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Printed:
-    """Everything of use in CP2K's standard output."""
+    """Everything of use in CP2K's standard output; ``ended`` and ``aborted``: its last line is there, or its banner for an error."""
 
     project: str
     run_type: str
     input_name: str
     ensemble: str
     ended: bool
+    aborted: bool
     lines: int
     evaluations: list[Evaluation] = field(default_factory=list)
 
@@ -102,6 +105,24 @@ class Printed:
     def cell_changes(self) -> bool:
         """Whether the run changes its cell."""
         return self.run_type.upper() == "CELL_OPT" or self.ensemble.upper().startswith(("NPT", "NPE"))
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the run was killed or is still going."""
+        return not self.ended and not self.aborted
+
+    def is_whole(self, index: int) -> bool:
+        """Whether all that belongs to an evaluation was printed: of a run that was cut off the last one may lack forces or stress.
+
+        It must have what the first one has, and where it is the first one itself, both.
+        """
+        last, first = self.evaluations[index], self.evaluations[0]
+        if not self.cut_off or index + 1 < len(self.evaluations) or last.energy_ev is None:
+            return True
+        alone = index == 0
+        return all(
+            mine is not None or (not alone and its is None) for mine, its in ((last.forces, first.forces), (last.stress, first.stress))
+        )
 
 
 def _unit(table: dict[str, float], text: str, reader: LineReader) -> float:
@@ -154,11 +175,13 @@ def scan_output(path: Path) -> Printed:
     evaluations: list[Evaluation] = []
     facts = {"Project name": "", "Run type": "", "Input file name": ""}
     ensemble = ""
-    ended = seen = False
+    ended = aborted = seen = False
     current = Evaluation()
     cell = np.zeros((3, 3))
-    with open_lines(path) as reader:
+    with open_lines(path) as reader, suppress(TruncatedError):  # in a table: what is there of its evaluation ends before it
         while (text := reader.line()) is not None:
+            if not text.endswith("\n") and _ENDED not in text:
+                break  # digits may be missing
             if "|" in text:
                 if "GLOBAL|" in text or "CP2K|" in text:
                     seen = True
@@ -201,21 +224,30 @@ def scan_output(path: Path) -> Printed:
                 current.reevaluated = True
             elif _ENDED in text:
                 ended = True
-        if current.energy_ev is not None or not current.converged:
-            current.line = current.line or reader.number
-            evaluations.append(current)
-        if not seen:
-            raise reader.wrong("this is not what CP2K prints (no 'CP2K|' or 'GLOBAL|' line)")
-        return Printed(facts["Project name"], facts["Run type"], facts["Input file name"], ensemble, ended, reader.number, evaluations)
+            elif _ABORTED in text:
+                aborted = True
+    if current.energy_ev is not None or not current.converged:
+        current.line = current.line or reader.number
+        evaluations.append(current)
+    if not seen:
+        raise reader.wrong("this is not what CP2K prints (no 'CP2K|' or 'GLOBAL|' line)")
+    names = (facts["Project name"], facts["Run type"], facts["Input file name"])
+    return Printed(*names, ensemble, ended, aborted, reader.number, evaluations)
 
 
-def iter_cp2k_output(path: Path, atoms: Atoms | None = None) -> Iterator[Item]:
-    """Evaluations of a run as frames, in the order of the output. See `read_cp2k_output`."""
+def iter_cp2k_output(path: Path, atoms: Atoms | None = None, *, cut_off: bool = False) -> Iterator[Item]:
+    """Evaluations of a run as frames, in the order of the output. See `read_cp2k_output`.
+
+    Of a run that was cut off, as the caller knows or the output shows, the whole ones for which the trajectory files, which may lag
+    behind, have the structure; then TruncatedError where the output has no end.
+    """
     from pwact_like.data.cp2k_geometry import Geometry
 
     printed = scan_output(path)
-    geometry = Geometry(path, printed, atoms)
+    geometry = Geometry(path, printed, atoms, cut_off=cut_off or printed.cut_off)
     for index, evaluation in enumerate(printed.evaluations):
+        if not printed.is_whole(index):
+            break
         if not evaluation.converged:
             yield Rejected(index, f"SCF not converged ('{_NOT_CONVERGED}'; its output ends at line {evaluation.line})")
             continue
@@ -242,8 +274,6 @@ def iter_cp2k_output(path: Path, atoms: Atoms | None = None) -> Iterator[Item]:
 
 def raise_truncated(path: Path, printed: Printed) -> None:
     """Raise the error for a run without end."""
-    from pwact_like.data.formats.base import TruncatedError
-
     complete = sum(evaluation.energy_ev is not None for evaluation in printed.evaluations)
     raise TruncatedError(
         f"{path}: the output ends at line {printed.lines} after {complete} energies, without '{_ENDED}': "
@@ -275,8 +305,6 @@ def read_cp2k_output(path: Path, atoms: Atoms | None = None, *, truncated_ok: bo
     DataError
         When the output is truncated (no PROGRAM ENDED), cannot be read, or no structure is to be had.
     """
-    from pwact_like.data.formats.base import TruncatedError
-
     frames: list[Frame] = []
     rejected: list[tuple[int, str]] = []
     count = 0

@@ -13,6 +13,7 @@ from pwact_like.crashpoints import reach
 from pwact_like.errors import DataError
 from pwact_like.jobs.script import attempt_folder
 from pwact_like.jobs.types import Task
+from pwact_like.outcome import CUT_OFF_FILE
 
 # what stays of an accepted attempt: who ran it, how it ended, what it said
 KEPT = frozenset({"claim", "exit", "stdout", "stderr"})
@@ -182,6 +183,9 @@ def accept(task: Task, number: int, names: Sequence[str]) -> None:
         When a name is neither in the attempt's nor in the task's folder.
     """
     folder = attempt_folder(task, number)
+    if task.files.counts_cut_off and CUT_OFF_FILE not in names:
+        # what an earlier acceptance left, should its outputs have been removed and nothing else
+        (task.folder / CUT_OFF_FILE).unlink(missing_ok=True)
     for name in names:
         source, target = fsio.safe_join(folder, name), fsio.safe_join(task.folder, name)
         if not os.path.lexists(source):

@@ -141,7 +141,7 @@ class Dispatcher:
         group.check_work([Work(task, 1) for task in tasks], self.resource)
         self._plan = open_plan(self.journal, tasks, self.work_dir)
         drop_unwanted(self.journal, tasks, self.scheduler)
-        self._recorder = Recorder(self._plan, self.journal, self.scheduler, self.resource, self.state_dir / JOBS_FOLDER)
+        self._recorder = Recorder(self._plan, self.journal, self.scheduler, self.resource, self.state_dir / JOBS_FOLDER, judge)
         self._told_enough = False
 
     def use(self, resource: Resource) -> None:

@@ -17,8 +17,8 @@ from pwact_like.jobs.journal import Journal, Writer
 from pwact_like.jobs.plan import InFlight, Job, Plan
 from pwact_like.jobs.script import Work, attempt_folder
 from pwact_like.jobs.triage import MISFORTUNES, JobFacts, memory_mb, triage
-from pwact_like.jobs.types import Asks, EndCause, Scheduler, Task
-from pwact_like.jobs.verdict import Bad, Good, Verdict
+from pwact_like.jobs.types import Asks, EndCause, Judge, Scheduler, Task
+from pwact_like.jobs.verdict import Bad, Good, Verdict, judge_cut_off
 
 if TYPE_CHECKING:
     from pwact_like.config.resource import Resource
@@ -45,14 +45,19 @@ class Recorder:
         As the dispatcher has them; ``resource`` may be replaced when the user edits the file.
     jobs
         The folder of job folders.
+    judge
+        Asked once more about attempts that their time limit cut off, where what is whole of them counts.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, scheduler: Scheduler, resource: Resource, jobs: Path) -> None:
+    def __init__(
+        self, plan: Plan, journal: Journal, scheduler: Scheduler, resource: Resource, jobs: Path, judge: Judge | None = None
+    ) -> None:
         self.resource = resource
         self._plan = plan
         self._journal = journal
         self._scheduler = scheduler
         self._jobs = jobs
+        self._judge = judge
 
     def record(self, ended: Sequence[tuple[InFlight, Verdict]]) -> None:
         """Record verdicts: rejections at once, acceptances around their renames."""
@@ -61,8 +66,17 @@ class Recorder:
         for item, verdict in ended:
             if isinstance(verdict, Bad):
                 folder_of.refuse_full_disk(item.work.task)
-        good = [(item, verdict) for item, verdict in ended if isinstance(verdict, Good)]
-        bad = [(item, *self._triage(item, verdict)) for item, verdict in ended if isinstance(verdict, Bad)]
+        good: list[tuple[InFlight, Good]] = []
+        bad: list[tuple[InFlight, Bad, Asks]] = []
+        for item, verdict in ended:
+            asks = item.work.asks
+            if isinstance(verdict, Bad):
+                verdict, asks = self._triage(item, verdict)
+                verdict = self._kept(item.work, verdict)
+            if isinstance(verdict, Good):
+                good.append((item, verdict))
+            else:
+                bad.append((item, verdict, asks))
         with self._journal.transaction() as writer:
             for item, verdict in good:
                 writer.accepting(item.work.task.name, item.work.number, verdict.names, verdict.note)
@@ -150,6 +164,19 @@ class Recorder:
             late_s = folder_of.began_later_s(item.work.task, item.work.number, self._jobs / job.name)
         return triage(item.work, bad, JobFacts(job.node, memory, longest, self.has_worked(job), late_s), section)
 
+    def _kept(self, work: Work, bad: Bad) -> Verdict:
+        """What is whole of an attempt, where its time limit would be the task's end; else the failure as it is."""
+        may_count = bad.cause is EndCause.TIMEOUT and work.task.files.counts_cut_off
+        if self._judge is None or not may_count or not self._is_end(work.task, bad):
+            return bad
+        return judge_cut_off(work.task, work.number, bad, self._judge)
+
+    def _is_end(self, task: Task, bad: Bad) -> bool:
+        """Whether no attempt follows this failure, which is not in the journal yet."""
+        strikes = self._journal.strikes(task.name) + bad.strike
+        misfortunes = self._journal.misfortunes(task.name) + (not bad.strike and not bad.harmless)
+        return bad.final or strikes >= attempts_of(task, self.resource) or misfortunes >= MISFORTUNES
+
     @staticmethod
     def has_worked(job: Job) -> bool:
         """Whether a job began any of its attempts."""
@@ -181,9 +208,9 @@ class Recorder:
     def _reject(self, writer: Writer, work: Work, bad: Bad, asks: Asks, node: str) -> None:
         """Record a failed attempt, and what follows: another one, or the task's end."""
         task, number = work.task, work.number
+        is_end = self._is_end(task, bad)
         writer.rejected(task.name, number, bad.cause, bad.reason, bad.strike, node, bad.harmless)
-        limit = attempts_of(task, self.resource)
-        if not bad.final and self._journal.strikes(task.name) < limit and self._journal.misfortunes(task.name) < MISFORTUNES:
+        if not is_end:
             folder_of.remove_attempt_secrets(task, number)
             following = Work(task, max(number, folder_of.last_attempt_on_disk(task)) + 1, {**work.env, **bad.env}, asks)
             writer.plan_attempt(task.name, following.number, following.env, following.asks)

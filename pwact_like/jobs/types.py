@@ -52,7 +52,7 @@ class Task:
 
 
 Judge = Callable[[Task, Path], Outcome]
-"""(task, folder of the ended attempt, exit status 0 and outputs present) → what the engine says of it."""
+"""(task, folder of the ended attempt, outputs present, exit status 0 or a `CUT_OFF_FILE` in it) → what the engine says of it."""
 
 
 class AttemptState(StrEnum):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from pwact_like import fsio
 from pwact_like.crashpoints import reach
 from pwact_like.errors import FencedError, StopRequested
 from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs.script import attempt_folder, is_variable
 from pwact_like.jobs.types import EndCause, Judge, Task
-from pwact_like.outcome import Ok, Outcome, Reject, Retry
+from pwact_like.outcome import CUT_OFF_FILE, Ok, Outcome, Reject, Retry
 
 # what a program ends with when it was told to, or made to: 75 (EX_TEMPFAIL), and SIGHUP, SIGINT, SIGKILL, SIGUSR1, SIGTERM
 _STOPPED = frozenset({75, 129, 130, 137, 138, 143})
@@ -121,6 +122,23 @@ def lost_attempt(task: Task, number: int, cause: EndCause, reason: str, *, job_w
     said = folder_of.diagnosis(attempt_folder(task, number) / "stderr") if begun else ""
     where = f" ({attempt_folder(task, number)})" if begun else ", before this task had begun"
     return Bad(f"{reason}{where}" + f": {said}" * bool(said), cause=cause, strike=strike, harmless=harmless)
+
+
+def judge_cut_off(task: Task, number: int, bad: Bad, judge: Judge) -> Verdict:
+    """Judge what is whole of an attempt that would be its task's end because the time limit came (``files.counts_cut_off``).
+
+    The mark by which the engine knows is left in the attempt's folder before it is asked, so a master that is killed meanwhile finds
+    no more than it would have made, and goes with the outputs: they are read the same way ever after.
+    """
+    folder_of.refresh(task, number)
+    if folder_of.missing_outputs(task, number):
+        return bad
+    fsio.write_text(attempt_folder(task, number) / CUT_OFF_FILE, f"{bad.reason}\n")
+    outcome = _ask(task, number, judge)
+    if not isinstance(outcome, Ok):
+        return replace(bad, reason=f"{bad.reason}; nor does what it left count: {outcome.reason}")
+    names = dict.fromkeys([*folder_of.names_to_accept(task, number), CUT_OFF_FILE])
+    return Good(tuple(names), f"cut off by its time limit: {outcome.note}" if outcome.note else "cut off by its time limit")
 
 
 def _ask(task: Task, number: int, judge: Judge) -> Outcome:

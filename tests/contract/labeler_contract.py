@@ -9,7 +9,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 
 from pwact_like.config.common import StageInput
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
-from pwact_like.outcome import Ok, Outcome
+from pwact_like.outcome import CUT_OFF_FILE, Ok, Outcome, Retry
 
 TIMEOUT_S = 300
 
@@ -57,6 +60,32 @@ def run_commands(attempt: Path, commands: tuple[str, ...]) -> int:
         if done.returncode:
             return done.returncode
     return 0
+
+
+def run_until(attempt: Path, commands: tuple[str, ...], has_enough: Callable[[], bool]) -> None:
+    """Run the shell lines, and kill all their processes as a scheduler does when the time limit comes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(["bash", "-c", "\n".join(commands)], cwd=attempt, env=environment, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT_S
+    while process.poll() is None and not has_enough() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def killed_md(labeler: Labeler, request: LabelRequest, task: Path, has_enough: Callable[[Path], bool]) -> tuple[list, Outcome]:
+    """Frames and verdict of an MD by the real program that is killed in the middle, and accepted as its task's end."""
+    files = labeler.write(task, request)
+    assert files.counts_cut_off
+    attempt = start_attempt(task, files, 1)
+    run_until(attempt, labeler.commands("", request), lambda: has_enough(attempt))
+    assert isinstance(labeler.outcome(attempt, "aimd"), Retry)
+    (attempt / CUT_OFF_FILE).write_text("its time limit came\n")
+    outcome = labeler.outcome(attempt, "aimd")
+    accept(task, attempt, files)
+    shutil.move(attempt / CUT_OFF_FILE, task / CUT_OFF_FILE)
+    return labeler.read(task, "aimd"), outcome
 
 
 def accept(task: Path, attempt: Path, files) -> None:
@@ -120,6 +149,17 @@ class LabelerContract:
         """Energy of one structure."""
         ((frame,), _) = self.label(folder, atoms)
         return frame.label.energy_ev
+
+    def check_cut_off(self, frames: list, outcome: Outcome, whole: list, planned: int) -> None:
+        """What counts of a killed MD is to the last bit what a whole run with the same seed has."""
+        assert isinstance(outcome, Ok) and outcome.note == f"{len(frames)} of {planned} frames", outcome
+        assert len(frames) >= 2 and len(whole) >= 2
+        for mine, its in zip(frames, whole, strict=False):
+            assert mine.origin.step == its.origin.step and mine.label.energy_ev == its.label.energy_ev
+            for name in ("forces_ev_per_ang", "virial_ev"):
+                assert np.array_equal(getattr(mine.label, name), getattr(its.label, name)), name
+            assert np.array_equal(mine.atoms.positions, its.atoms.positions)
+            assert np.array_equal(mine.atoms.cell.array, its.atoms.cell.array)
 
     # the contract
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from labeler_contract import LabelerContract, run_commands, start_attempt
+from labeler_contract import LabelerContract, killed_md, run_commands, start_attempt
 
 from pwact_like.config.common import GaussianParam, StageInput
 from pwact_like.config.labelling import LabelSettings
@@ -144,6 +144,18 @@ class TestCp2k(LabelerContract):
         for share in (0.3, 0.6, 0.95):
             (attempt / OUTPUT_FILE).write_text(text[: int(share * len(text))])
             assert not isinstance(labeler.outcome(attempt, "scf"), Ok), share
+
+    def test_an_md_that_is_killed_counts_with_its_whole_frames(self, tmp_path):
+        whole, _ = self.label(tmp_path / "whole", self.atoms(), "aimd")
+        self.path.write_text(self.path.read_text().replace("STEPS 3", "STEPS 500"))
+        request = LabelRequest("aimd", self.atoms(), self.entry("aimd"), 7)
+
+        def has_enough(attempt: Path) -> bool:
+            output = attempt / OUTPUT_FILE
+            return output.is_file() and output.read_text(errors="replace").count("ENERGY| Total FORCE_EVAL") >= 5
+
+        frames, outcome = killed_md(self.labeler(), request, tmp_path / "killed", has_enough)
+        self.check_cut_off(frames, outcome, whole, 501)
 
     def test_unconverged_md_frames_are_dropped_and_told(self, tmp_path):
         """Eight SCF steps are enough for the perfect crystal and not for a strongly disturbed one; what is left is right."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from labeler_contract import LabelerContract, run_commands, start_attempt
+from labeler_contract import LabelerContract, killed_md, run_commands, start_attempt
 
 from pwact_like.config.common import StageInput
 from pwact_like.config.labelling import LabelSettings
@@ -204,6 +204,19 @@ class TestQe(LabelerContract):
             ((again,), _) = self.label(tmp_path / str(number), frame.atoms)
             assert frame.label.energy_ev == pytest.approx(again.label.energy_ev, abs=1e-5)
             np.testing.assert_allclose(frame.label.forces_ev_per_ang, again.label.forces_ev_per_ang, atol=2e-3)
+
+    def test_an_md_that_is_killed_counts_with_its_whole_frames(self, tmp_path):
+        whole, _ = self.label(tmp_path / "whole", self.atoms(), "aimd")
+        self.write_template(nstep=500)
+        request = LabelRequest("aimd", self.atoms(), StageInput(input=self.path, kspacing=1.3), 7)
+
+        def has_enough(attempt: Path) -> bool:
+            output = attempt / OUTPUT_FILE
+            return output.is_file() and output.read_text(errors="replace").count("Forces acting") >= 5
+
+        frames, outcome = killed_md(self.labeler(), request, tmp_path / "killed", has_enough)
+        assert (tmp_path / "killed" / "out" / "label.save" / "data-file-schema.xml").is_file()
+        self.check_cut_off(frames, outcome, whole, 500)
 
     def test_a_box_of_errors_for_the_machines_sake_is_tried_again(self, tmp_path):
         labeler, attempt, _ = self.stopped_md(tmp_path, "davcio")

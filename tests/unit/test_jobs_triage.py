@@ -12,9 +12,11 @@ from jobs_support import always_ok, make_task
 
 from pwact_like.config.resource import ResourceSection, Retry
 from pwact_like.errors import InProgress, InputError, SchedulerError
+from pwact_like.jobs import attempt as folder_of
 from pwact_like.jobs.script import attempt_folder
 from pwact_like.jobs.types import Answer, Asks, EndCause, JobView, NoAnswer, Refused, TaskState
-from pwact_like.outcome import TaskFiles
+from pwact_like.outcome import CUT_OFF_FILE, Ok, Reject, TaskFiles, was_cut_off
+from pwact_like.outcome import Retry as TryAgain
 
 
 @pytest.fixture
@@ -204,6 +206,116 @@ def test_a_label_without_a_known_limit_is_set_aside_with_the_cure(bench, tmp_pat
     dispatcher.tick()
     run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task)
     assert state_of(dispatcher) is TaskState.FAILED and "give `time` in resource.json" in dispatcher.results()["t"].reason
+
+
+PIECES = TaskFiles(outputs=("out",), optional_outputs=("more*",), counts_cut_off=True)
+
+
+def counting(task, folder):
+    """An engine whose program leaves its pieces line by line in `out`, four of which are planned."""
+    pieces = (folder / "out").read_text().count("\n")
+    if pieces < 4 and not was_cut_off(folder):
+        return TryAgain(f"{pieces} pieces of 4")
+    return Ok(f"{pieces} of 4 pieces" * (pieces < 4)) if pieces else Reject("no piece in it")
+
+
+@pytest.mark.parametrize("status", [None, 137, "143 time limit"])
+def test_what_is_whole_of_a_task_out_of_time_counts_when_no_more_time_can_be_had(bench, tmp_path, status):
+    task = make_task(tmp_path / "t", "touch out", files=PIECES, max_attempts=9)
+    bench.scheduler.longest = 5400
+    dispatcher = bench([task], counting, train=ResourceSection(time="1:00:00"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, status, out="a\nb\n")
+    assert asks_of(dispatcher, task).time_s == 5400 and not (attempt_folder(task, 1) / CUT_OFF_FILE).exists()
+    run_and_end(bench, dispatcher, 2, EndCause.TIMEOUT, task, status, out="a\nb\nc\nd", more1="m", scratch="s")
+    result = dispatcher.results()["t"]
+    assert result.state is TaskState.ACCEPTED and result.note == "cut off by its time limit: 3 of 4 pieces"
+    assert result.attempts == 2 and dispatcher.done
+    assert (task.folder / "out").read_text() == "a\nb\nc\nd" and (task.folder / "more1").is_file() and was_cut_off(task.folder)
+    assert "more are not allowed" in (task.folder / CUT_OFF_FILE).read_text()
+    assert not (attempt_folder(task, 2) / "scratch").exists()
+
+
+@pytest.mark.parametrize(("limit", "attempts"), [("1:00:00", 1), (None, 9)])
+def test_what_is_whole_counts_at_the_last_attempt_and_without_a_known_limit(bench, tmp_path, limit, attempts):
+    task = make_task(tmp_path / "t", "touch out", files=PIECES, max_attempts=attempts)
+    dispatcher = bench([task], counting, train=ResourceSection(time=limit))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, out="a\nb\nc\nd\n")
+    result = dispatcher.results()["t"]
+    assert result.state is TaskState.ACCEPTED and result.note == "cut off by its time limit"
+
+
+@pytest.mark.parametrize(("left", "words"), [({"out": "a"}, "no piece in it"), ({"scratch": "a\n"}, "more are not allowed")])
+def test_a_task_out_of_time_without_a_whole_piece_fails_as_any_other(bench, tmp_path, left, words):
+    task = make_task(tmp_path / "t", "touch out", files=PIECES)
+    bench.scheduler.longest = 3600
+    dispatcher = bench([task], counting, train=ResourceSection(time="1:00:00"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, **left)
+    result = dispatcher.results()["t"]
+    assert result.state is TaskState.FAILED and "it had 60 minutes, and more are not allowed" in result.reason and words in result.reason
+    assert not (task.folder / "out").exists() and not was_cut_off(task.folder)
+
+
+@pytest.mark.parametrize("cause", [EndCause.FAILED, EndCause.OUT_OF_MEMORY, EndCause.NODE_FAIL, EndCause.CANCELLED, EndCause.LOST])
+def test_pieces_count_for_no_other_cause(bench, tmp_path, cause):
+    task = make_task(tmp_path / "t", "touch out", files=PIECES, max_attempts=1)
+    dispatcher = bench([task], counting, train=ResourceSection(time="1:00:00", memory="1G", retry=Retry(memory_max="1G")))
+    dispatcher.tick()
+    for number in range(1, 12):
+        if state_of(dispatcher) is not None:
+            break
+        run_and_end(bench, dispatcher, number, cause, task, 137, out="a\nb\n")
+    assert state_of(dispatcher) is TaskState.FAILED
+
+
+def test_pieces_count_for_no_task_that_did_not_say_so(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", max_attempts=1)
+    dispatcher = bench([task], always_ok, train=ResourceSection(time="1:00:00"))
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, out="a\nb\n")
+    assert state_of(dispatcher) is TaskState.FAILED
+
+
+def test_pieces_do_not_count_while_the_attempt_can_be_repeated(bench, tmp_path):
+    """Its turn came late: the next job is all its own."""
+    task = make_task(tmp_path / "t", "touch out", files=PIECES, max_attempts=1)
+    dispatcher = bench([task], counting, train=ResourceSection(time="60"))
+    dispatcher.tick()
+    claim = dispatcher.state_dir / "jobs" / bench.scheduler.submissions[0] / "claim"
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    claim.touch()
+    os.utime(claim, (time.time() - 3000,) * 2)
+    run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, out="a\nb\n")
+    assert state_of(dispatcher) is None and len(bench.scheduler.submissions) == 2
+
+
+def test_the_acceptance_of_pieces_is_completed_after_a_kill(bench, tmp_path, monkeypatch):
+    task = make_task(tmp_path / "t", "touch out", files=PIECES, max_attempts=1)
+    dispatcher = bench([task], counting, train=ResourceSection(time="1:00:00"))
+    dispatcher.tick()
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folder_of, "accept", die)
+        run_and_end(bench, dispatcher, 1, EndCause.TIMEOUT, task, out="a\n")
+    assert not (task.folder / "out").exists() and was_cut_off(attempt_folder(task, 1))
+    dispatcher = bench([task], counting, train=ResourceSection(time="1:00:00"))
+    result = dispatcher.results()["t"]
+    assert result.state is TaskState.ACCEPTED and result.note == "cut off by its time limit: 1 of 4 pieces"
+    assert (task.folder / "out").read_text() == "a\n" and was_cut_off(task.folder)
+
+
+def test_a_whole_run_leaves_no_mark_of_an_earlier_one(bench, tmp_path):
+    task = make_task(tmp_path / "t", "touch out", files=PIECES)
+    (task.folder / CUT_OFF_FILE).write_text("left alone when the outputs were removed\n")
+    dispatcher = bench([task], counting)
+    dispatcher.tick()
+    run_and_end(bench, dispatcher, 1, EndCause.COMPLETED, task, 0, out="a\nb\nc\nd\n")
+    assert state_of(dispatcher) is TaskState.ACCEPTED and not was_cut_off(task.folder)
 
 
 def test_a_task_whose_turn_never_came_is_not_to_blame(bench, tmp_path):

@@ -320,9 +320,22 @@ def test_newer_cp2ks_abort_after_an_unconverged_scf_counts_as_an_end(inputs, tmp
     program.chmod(0o755)
     request = LabelRequest("scf", silicon(), StageInput(input=inputs / "Si.inp"), 1)
     (line,) = Cp2kLabeler(settings(inputs)).commands(f"'{program}'", request)
-    for says, good in (("*** WARNING: SCF run NOT converged ***", True), ("segmentation fault", False)):
+    for says, status in (("*** WARNING: SCF run NOT converged ***", 0), ("segmentation fault", 3)):
         done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env={**os.environ, "SAYS": says}, check=False)
-        assert (done.returncode == 0) is good
+        assert done.returncode == status
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL"])
+def test_a_cp2k_that_was_killed_keeps_its_status(inputs, tmp_path, name):
+    """Its status became that of grep: 0 where an SCF of the MD had not converged, else 1, and the time limit was never seen."""
+    program = tmp_path / "my cp2k"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$SAYS" > "$4"\nkill -$SIGNAL $$\n')
+    program.chmod(0o755)
+    request = LabelRequest("aimd", silicon(), StageInput(input=inputs / "Si.inp"), 1)
+    (line,) = Cp2kLabeler(settings(inputs)).commands(f"'{program}'", request)
+    for says in ("*** WARNING: SCF run NOT converged ***", "SCF run converged in 9 steps"):
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env={**os.environ, "SAYS": says, "SIGNAL": name}, check=False)
+        assert done.returncode == {"TERM": 143, "KILL": 137}[name]
 
 
 def test_an_output_without_its_end_is_tried_again(inputs, tmp_path):

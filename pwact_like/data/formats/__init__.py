@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ __all__ = [
     "detect_format",
     "iter_frames",
     "iter_items",
+    "read_cut_off",
     "read_frames",
     "read_labelled",
     "read_structure",
@@ -154,20 +156,44 @@ def read_labelled(
     path: Path, format: str | None = None, *, virial_sign: int = 1, elements: Sequence[str] | None = None, truncated_ok: bool = False
 ) -> ReadResult:
     """Labelled frames of finite numbers, and every other frame with the reason why it is none. See `iter_items`."""
+    result = ReadResult([], [])
+    _sort(iter_items(path, format, virial_sign=virial_sign, elements=elements, truncated_ok=truncated_ok), result)
+    return result
+
+
+def read_cut_off(items: Iterable[Item]) -> ReadResult:
+    """What a file holds up to where it was cut off: its whole frames, as `read_labelled` has them. It may be none.
+
+    Parameters
+    ----------
+    items
+        From a reader that raises `TruncatedError` behind the last whole frame.
+
+    Raises
+    ------
+    DataError
+        For anything else that is wrong with the file.
+    """
+    result = ReadResult([], [])
+    # where it was cut off is no news to the caller
+    with suppress(TruncatedError):
+        _sort(items, result)
+    return result
+
+
+def _sort(items: Iterable[Item], result: ReadResult) -> None:
+    """Add labelled frames of finite numbers to a result, and every other frame with the reason."""
     from pwact_like.data.checks import not_finite
 
-    frames: list[Frame] = []
-    rejected: list[tuple[int, str]] = []
-    for index, item in enumerate(iter_items(path, format, virial_sign=virial_sign, elements=elements, truncated_ok=truncated_ok)):
+    for index, item in enumerate(items):
         if isinstance(item, Rejected):
-            rejected.append((item.index, item.reason))
+            result.rejected.append((item.index, item.reason))
         elif item.label is None:
-            rejected.append((index, "no energy or no forces"))
+            result.rejected.append((index, "no energy or no forces"))
         elif (reason := not_finite(item)) is not None:
-            rejected.append((index, reason))
+            result.rejected.append((index, reason))
         else:
-            frames.append(item)
-    return ReadResult(frames, rejected)
+            result.frames.append(item)
 
 
 def read_structure(path: Path, format: str | None = None, *, elements: Sequence[str] | None = None) -> Atoms:

@@ -38,6 +38,8 @@ def iter_movement(path: Path) -> Iterator[Item]:
         while text is not None:
             match = FRAME_HEADER.match(text)
             if match is None:
+                if text.strip() and not text.endswith("\n"):
+                    raise reader.truncated(f"{index} frames are whole")
                 if text.strip():
                     raise reader.wrong(f"a frame's first line ('N atoms,Iteration …') is expected, this is there: {text.strip()[:60]!r}")
             else:
@@ -49,6 +51,8 @@ def iter_movement(path: Path) -> Iterator[Item]:
 
 
 def _movement_frame(reader: LineReader, header: str, n_atoms: int, index: int) -> Frame:
+    if not header.endswith("\n"):
+        raise reader.truncated(f"the first line of frame {index} (from 0) is not whole")
     energies = _ENERGIES.search(header)
     if energies is None:
         raise reader.wrong("Etot,Ep,Ek are missing in the frame's first line")

@@ -79,7 +79,8 @@ def iter_outcar(path: Path) -> Iterator[Item]:
         step: _Step | None = None
         index = 0
         ended = False
-        while (text := reader.line()) is not None:
+        # of a last line without its newline digits may be missing
+        while (text := reader.line()) is not None and text.endswith("\n"):
             match = _ITERATION.search(text) if "Iteration" in text else None
             if match:
                 ionic, electronic = int(match[1]), int(match[2])

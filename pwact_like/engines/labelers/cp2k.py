@@ -31,11 +31,12 @@ from pwact_like.engines.labelers.cp2k_sections import (
     set_structure,
     set_task,
 )
+from pwact_like.engines.labelers.cut_off import cut_off_note
 from pwact_like.engines.labelers.fingerprints import short_hash
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.fsio import write_text
-from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles
+from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles, was_cut_off
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -116,13 +117,15 @@ class Cp2kLabeler(Labeler):
             links=tuple(sorted(all_links.items())),
             outputs=(OUTPUT_FILE,),
             optional_outputs=moving if request.kind != "scf" else (),
+            counts_cut_off=request.kind == "aimd",
         )
 
     def commands(self, command: str, request: LabelRequest) -> tuple[str, ...]:
         """The user's command with ``-i cp2k.inp -o cp2k.out``; one thread a process unless the user says otherwise.
 
         CP2K from 2024 on ends with an error after an SCF that does not converge: trying again would give the same, so
-        that ending counts as an end, and `outcome` rejects it.
+        that ending counts as an end, and `outcome` rejects it. Any other failure keeps its status, and so does a CP2K that was killed:
+        the scheduler is then asked why, and one of the many SCFs of an MD may well not have converged.
         """
         command = command.strip() or DEFAULT_COMMAND
         words = command.split()
@@ -140,10 +143,12 @@ class Cp2kLabeler(Labeler):
             else:
                 command += f" {flag} {file}"
         threads = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"'
-        return (f"{{ {threads}; {command}; }} || grep -qs '{_NOT_CONVERGED}' {OUTPUT_FILE}",)
+        ended = f"grep -qs '{_NOT_CONVERGED}' {OUTPUT_FILE} && pwl_cp2k=0"
+        judged = f'case $pwl_cp2k in 9 | 15 | 129 | 130 | 137 | 138 | 143) ;; *) {ended} ;; esac; (exit "$pwl_cp2k")'
+        return (f"{{ {threads}; {command}; }} || {{ pwl_cp2k=$?; {judged}; }}",)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
-        """Judge by cp2k.out: it must have its end; unconverged SCFs are rejected."""
+        """Judge by cp2k.out: it must have its end, but for an MD that was cut off for good; unconverged SCFs are rejected."""
         path = folder / OUTPUT_FILE
         if not path.is_file():
             return Retry(f"CP2K left no {OUTPUT_FILE}")
@@ -151,7 +156,7 @@ class Cp2kLabeler(Labeler):
             if kind == "relax":
                 relaxed = self._relaxed(folder)
                 return Reject(relaxed) if isinstance(relaxed, str) else Ok()
-            result = self._read_all(folder)
+            result = self._read_all(folder, kind)
         except (DataError, InputError, ValueError) as error:
             return Retry(str(error))
         reasons = [f"{reason} (evaluation {index})" for index, reason in result.rejected]
@@ -165,6 +170,8 @@ class Cp2kLabeler(Labeler):
 
     def _md_notes(self, folder: Path, result: ReadResult) -> list[str]:
         planned = planned_md_steps(read_input_file(folder / INPUT_FILE))
+        if was_cut_off(folder):
+            return [cut_off_note(len(result.frames), dict(result.rejected), None if planned is None else planned + 1)]
         seen = len(result.frames) + len(result.rejected)
         notes = []
         if result.rejected:
@@ -180,14 +187,14 @@ class Cp2kLabeler(Labeler):
         Raises
         ------
         DataError
-            When the output is truncated or holds no label.
+            When the output is truncated (of an MD that was cut off for good: before its first whole frame), or holds no label.
         """
         if kind == "relax":
             relaxed = self._relaxed(folder)
             if isinstance(relaxed, str):
                 raise DataError(f"{folder / OUTPUT_FILE}: {relaxed}")
             return [relaxed]
-        result = self._read_all(folder)
+        result = self._read_all(folder, kind)
         if not result.frames:
             reason = result.rejected[0][1] if result.rejected else "no energy with forces"
             raise DataError(f"{folder / OUTPUT_FILE}: no label: {reason}")
@@ -199,12 +206,15 @@ class Cp2kLabeler(Labeler):
     def _relaxed(self, folder: Path) -> Frame | str:
         return read_relaxed(folder / OUTPUT_FILE, folder / RESTART_FILE, self._asked(folder))
 
-    def _read_all(self, folder: Path) -> ReadResult:
-        from pwact_like.data.cp2k_output import read_cp2k_output
+    def _read_all(self, folder: Path, kind: LabelKind) -> ReadResult:
+        from pwact_like.data.cp2k_output import iter_cp2k_output, read_cp2k_output
+        from pwact_like.data.formats import read_cut_off
 
         path = folder / OUTPUT_FILE
         if not path.is_file():
             raise DataError(f"{path}: the file is missing")
+        if kind == "aimd" and was_cut_off(folder):
+            return read_cut_off(iter_cp2k_output(path, self._asked(folder), cut_off=True))
         require_end(path)
         return read_cp2k_output(path, self._asked(folder))
 

@@ -91,6 +91,7 @@ class PwmatLabeler(Labeler):
             links=tuple(links),
             outputs=(LABEL_FILES[request.kind], REPORT),
             optional_outputs={"scf": (), "relax": ("final.config", "RELAXSTEPS"), "aimd": ("MDSTEPS",)}[request.kind],
+            counts_cut_off=request.kind == "aimd",
         )
 
     def _k_points(self, etot: Etot, request: LabelRequest) -> tuple[str, list[Problem]]:
@@ -123,7 +124,10 @@ class PwmatLabeler(Labeler):
         return (f'{{ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"; {command.strip().rstrip("; ") or DEFAULT_COMMAND}; }}',)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
-        """Judge by OUT.MLMD or MOVEMENT and REPORT: whole, every SCF ended by its tolerance, relaxed where that was asked."""
+        """Judge by OUT.MLMD or MOVEMENT and REPORT: whole, every SCF ended by its tolerance, relaxed where that was asked.
+
+        An MD that was cut off for good counts with its whole frames.
+        """
         return judge_pwmat(folder, kind)
 
     def read(self, folder: Path, kind: LabelKind) -> list[Frame]:

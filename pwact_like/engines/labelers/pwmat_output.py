@@ -1,6 +1,7 @@
 """What a PWmat run left: labels in OUT.MLMD or MOVEMENT, and in REPORT how every electronic loop ended.
 
-REPORT says ``ending_scf_reason = tol …`` where a tolerance was met, something else (``niter reached``) where not.
+REPORT says ``ending_scf_reason = tol …`` where a tolerance was met, something else (``niter reached``) where not. Of an MD that was cut
+off for good the whole frames count of which it says so: it may lag behind MOVEMENT, or be an electronic loop ahead.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pwact_like.engines.labelers.atom_order import Asked, read_asked
+from pwact_like.engines.labelers.cut_off import cut_off_note
 from pwact_like.engines.labelers.pwmat_etot import DEFAULT_FORCE_TOLERANCE, Etot, planned_frames, read_etot
 from pwact_like.engines.protocols import LabelKind
 from pwact_like.errors import DataError, InputError
-from pwact_like.outcome import Ok, Outcome, Reject, Retry
+from pwact_like.outcome import Ok, Outcome, Reject, Retry, was_cut_off
 
 if TYPE_CHECKING:
     from pwact_like.data.frames import Frame
@@ -42,7 +44,7 @@ class _Run:
 
 
 def scf_endings(report: Path) -> list[str]:
-    """Why each electronic loop ended, in the run's order.
+    """Why each electronic loop ended, in the run's order; a last line that is not whole says nothing.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def scf_endings(report: Path) -> list[str]:
         text = report.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise DataError(f"{report}: cannot be read: {error.strerror or error}") from error
-    endings = _ENDING.findall(text)
+    endings = _ENDING.findall(text[: text.rfind("\n") + 1])
     if not endings:
         raise DataError(f"{report}: no 'ending_scf_reason' in it: the run was killed or is still going")
     return endings
@@ -75,7 +77,9 @@ def judge_pwmat(folder: Path, kind: LabelKind) -> Outcome:
     if wrong:
         return Reject(wrong)
     notes = []
-    if kind == "aimd":
+    if kind == "aimd" and was_cut_off(folder):
+        notes.append(cut_off_note(len(run.frames), run.rejected, planned_frames(etot, kind)))
+    elif kind == "aimd":
         if run.rejected:
             places = ", ".join(str(step) for step in sorted(run.rejected)[:10])
             notes.append(f"{len(run.rejected)} of {run.steps} frames dropped (frames {places}): {run.rejected[min(run.rejected)]}")
@@ -104,11 +108,13 @@ def read_pwmat(folder: Path, kind: LabelKind) -> list[Frame]:
 
 def _examined(folder: Path, kind: LabelKind) -> tuple[Asked, Etot, _Run, str]:
     """Structure, input, frames, and why no frame can be told converged ("" as a rule)."""
-    from pwact_like.data.formats import read_labelled
+    from pwact_like.data.formats import iter_items, read_cut_off, read_labelled
 
     asked, etot = read_asked(folder), read_etot(folder / ETOT)
     path = folder / LABEL_FILES[kind]
-    result = read_labelled(path, "pwmat/mlmd" if kind == "scf" else "pwmat/movement")
+    format_name = "pwmat/mlmd" if kind == "scf" else "pwmat/movement"
+    cut_off = kind == "aimd" and was_cut_off(folder)
+    result = read_cut_off(iter_items(path, format_name)) if cut_off else read_labelled(path, format_name)
     rejected = dict(result.rejected)
     count = len(result.frames) + len(rejected)
     places = [place for place in range(count) if place not in rejected]
@@ -117,7 +123,11 @@ def _examined(folder: Path, kind: LabelKind) -> tuple[Asked, Etot, _Run, str]:
     unconverged = {
         place: f"SCF not converged ({REPORT}: ending_scf_reason = {text})" for place, text in enumerate(endings) if not _is_good(text)
     }
-    if unconverged and len(endings) != count:
+    if cut_off and len(endings) < count:  # nothing is known of the electrons of the last frames
+        count = len(endings)
+        frames = {place: frame for place, frame in frames.items() if place < count}
+        rejected = {place: reason for place, reason in rejected.items() if place < count}
+    if unconverged and len(endings) != count and not (cut_off and len(endings) == count + 1):
         if kind == "aimd" or not _is_good(endings[-1]):
             wrong = (
                 f"{folder / REPORT}: {len(unconverged)} of {len(endings)} SCFs not converged, and {count} frames in {path.name}: "
@@ -125,6 +135,7 @@ def _examined(folder: Path, kind: LabelKind) -> tuple[Asked, Etot, _Run, str]:
             )
             return asked, etot, _Run(path, frames, rejected), wrong
         unconverged = {}  # on the way to a relaxed structure, or before a hybrid functional's loop: the last one converged
+    unconverged = {place: reason for place, reason in unconverged.items() if place < count}
     for place, reason in unconverged.items():
         frames.pop(place, None)
         rejected.setdefault(place, reason)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pwact_like.data.frames import Frame
+from pwact_like.engines.labelers.cut_off import cut_off_note
 from pwact_like.engines.labelers.fingerprints import short_hash
 from pwact_like.engines.labelers.qe_input import PwInput, read_input_file
-from pwact_like.engines.labelers.qe_output import DONE, read_last, read_md, scan
+from pwact_like.engines.labelers.qe_output import DONE, read_cut_off_md, read_last, read_md, scan
 from pwact_like.engines.labelers.qe_sections import (
     OUTDIR,
     PREFIX,
@@ -31,7 +32,7 @@ from pwact_like.engines.labelers.qe_species import all_species, choose, element_
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.fsio import write_text
-from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles
+from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles, was_cut_off
 
 if TYPE_CHECKING:
     from pwact_like.config.common import StageInput
@@ -108,8 +109,10 @@ class QeLabeler(Labeler):
             inputs=(INPUT_FILE,),
             links=tuple(sorted((name, str(file)) for name, file in names.items())),
             outputs=(OUTPUT_FILE,),
-            # pw.x leaves none when it stops early; then `outcome` rejects the attempt for what pw.out says
-            optional_outputs=(XML_FILE,),
+            # pw.x leaves none when it stops early; then `outcome` rejects the attempt for what pw.out says. Where the commands were
+            # killed with it, it lies where pw.x had it
+            optional_outputs=(XML_FILE, _XML_OF_PW) if request.kind == "aimd" else (XML_FILE,),
+            counts_cut_off=request.kind == "aimd",
         )
 
     def commands(self, command: str, request: LabelRequest) -> tuple[str, ...]:
@@ -140,12 +143,14 @@ class QeLabeler(Labeler):
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
         """Judge by pw.out: JOB DONE must be there; unconverged SCFs, and what pw.x refuses, are rejected.
 
-        An MD that pw.x ended itself (an SCF, its box of errors, max_seconds) counts with the frames before.
+        An MD that pw.x ended itself (an SCF, its box of errors, max_seconds), or that was cut off for good, counts with the frames before.
         """
         path = folder / OUTPUT_FILE
         if not path.is_file():
             return Retry(f"pw.x left no {OUTPUT_FILE}")
         try:
+            if kind == "aimd" and was_cut_off(folder):
+                return self._before_the_cut(folder)
             printed = scan(path)
             if printed.error is not None:
                 stopped = _of_error(path, *printed.error)
@@ -168,6 +173,13 @@ class QeLabeler(Labeler):
             return stopped
         return Ok("; ".join([*self._md_notes(folder, result), stopped.reason])) if result.frames else stopped
 
+    def _before_the_cut(self, folder: Path) -> Outcome:
+        result = self._md(folder)
+        if not result.frames:
+            return Reject(result.rejected[0][1] if result.rejected else f"{folder / OUTPUT_FILE}: no whole frame in it")
+        planned = planned_md_steps(read_input_file(folder / INPUT_FILE))
+        return Ok(cut_off_note(len(result.frames), dict(result.rejected), planned))
+
     def _md_notes(self, folder: Path, result: ReadResult) -> list[str]:
         planned = planned_md_steps(read_input_file(folder / INPUT_FILE))
         seen = len(result.frames) + len(result.rejected)
@@ -185,7 +197,7 @@ class QeLabeler(Labeler):
         Raises
         ------
         DataError
-            When the output is truncated or holds no label.
+            When the output is truncated (of an MD that was cut off for good: before its first whole frame), or holds no label.
         """
         if kind == "aimd":
             result = self._md(folder)
@@ -201,6 +213,9 @@ class QeLabeler(Labeler):
         return read_last(folder / OUTPUT_FILE, folder / XML_FILE, asked_frame(folder / INPUT_FILE), relaxation=kind == "relax")
 
     def _md(self, folder: Path) -> ReadResult:
+        if was_cut_off(folder):
+            xml = next((folder / name for name in (XML_FILE, _XML_OF_PW) if (folder / name).is_file()), folder / XML_FILE)
+            return read_cut_off_md(folder / OUTPUT_FILE, xml, asked_frame(folder / INPUT_FILE))
         return read_md(folder / OUTPUT_FILE, folder / XML_FILE, asked_frame(folder / INPUT_FILE))
 
     def level_of_theory(self, entry: StageInput) -> str:

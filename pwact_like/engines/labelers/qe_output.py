@@ -14,6 +14,7 @@ Seen in 6.7, and checked by finite differences of its own energies (tests/contra
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ _THRESHOLD = re.compile(r"scf convergence threshold\s*=\s*(\S+)")
 _ACCURACY = re.compile(r"estimated scf accuracy\s*<\s*(\S+)\s*Ry")
 _STRESS = re.compile(r"total\s+stress\s+\(Ry/bohr\*\*3\)")
 _RELAXED = re.compile(r"bfgs converged in|convergence achieved in\s+\d+\s+(?:steps|iterations)|Damped Dynamics: convergence achieved")
+_ENERGY = re.compile(r"^!+\s+total energy\s*=\s*(\S+)\s*Ry")
+_SAME_ENERGY_RY = 1e-7  # it is printed with eight decimals
 _PRINTED_DIGITS = 1.1  # the accuracy is printed with two digits
 _EV_PER_ANG3_PER_RY_PER_BOHR3 = EV_PER_RYDBERG / ANG_PER_BOHR**3
 _NAMED_NOT_CONVERGED = f"SCF not converged ('{_NOT_CONVERGED}'): raise electron_maxstep, or mend mixing_beta and smearing"
@@ -53,10 +56,13 @@ class Evaluation:
         Why it is no label; "" when its SCF converged.
     stress
         Shape (3, 3), eV/Å³, positive under compression; None when none was printed.
+    energy_ry
+        As printed, with eight decimals; None where it cannot be read.
     """
 
     reason: str = ""
     stress: NDArray[np.float64] | None = None
+    energy_ry: float | None = None
 
 
 @dataclass
@@ -93,22 +99,26 @@ def scan(path: Path) -> Printed:
         When a stress cannot be read.
     """
     found = Printed()
-    threshold = accuracy = None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    threshold = accuracy = energy_ry = None
+    content = path.read_text(encoding="utf-8", errors="replace")
+    # of a last line without its newline digits may be missing
+    lines = content[: content.rfind("\n") + 1].splitlines()
     for place, text in enumerate(lines):
         if (match := _ACCURACY.search(text)) is not None:
             accuracy = _float(match[1])
         elif threshold is None and (match := _THRESHOLD.search(text)) is not None:
             threshold = _float(match[1])
+        elif (match := _ENERGY.match(text)) is not None:
+            energy_ry = _float(match[1])
         elif _NOT_CONVERGED in text:
             found.unfinished = _NAMED_NOT_CONVERGED
         elif "Forces acting on atoms" in text:
             reason = found.unfinished
             if threshold is not None and accuracy is not None and accuracy > _PRINTED_DIGITS * threshold:
                 reason = f"SCF not converged (accuracy {accuracy:.2g} Ry, conv_thr {threshold:.2g} Ry): raise electron_maxstep"
-            found.evaluations.append(Evaluation(reason))
+            found.evaluations.append(Evaluation(reason, energy_ry=energy_ry))
             found.unfinished = ""
-        elif _STRESS.search(text) and found.evaluations:
+        elif _STRESS.search(text) and found.evaluations and place + 4 <= len(lines):
             found.evaluations[-1].stress = _stress(path, lines, place + 1)
         elif OUT_OF_TIME in text:
             found.unfinished = f"pw.x stopped at max_seconds ('{OUT_OF_TIME}'): raise it, or leave it out"
@@ -247,18 +257,63 @@ def read_md(output: Path, xml: Path, asked: Frame) -> ReadResult:
     unwritten = printed.evaluations[len(steps) :]
     if len(steps) > len(printed.evaluations) or len(unwritten) > (printed.error is not None):
         raise DataError(f"{xml}: {len(steps)} steps in it, and forces of {len(printed.evaluations)} structures in {output.name}")
+    result = _md_frames(steps, printed.evaluations, asked, xml)
+    result.rejected.extend([(len(steps), "pw.x stopped before it wrote this step")] * len(unwritten))
+    if printed.unfinished:
+        result.rejected.append((len(printed.evaluations), printed.unfinished))
+    return result
+
+
+def read_cut_off_md(output: Path, xml: Path, asked: Frame) -> ReadResult:
+    """Whole frames of an MD that was killed, and those that are no label; it may be none.
+
+    A frame counts that is whole in both files: what was printed may lag behind, and the XML file end anywhere while it is written anew.
+
+    Raises
+    ------
+    DataError
+        When a file cannot be read, or they are not of one run.
+    """
+    evaluations = scan(output).evaluations
+    # all that belongs to the last one may not be printed yet: it must have a stress as the first one has, as the first one itself
+    if evaluations and evaluations[-1].stress is None and (len(evaluations) == 1 or evaluations[0].stress is not None):
+        del evaluations[-1]
+    steps = _whole_steps(xml)
+    for index, (part, evaluation) in enumerate(zip(steps, evaluations, strict=False)):
+        number = part.get("n_step")
+        energy = _numbers(part.find("total_energy/etot"), xml, "etot")[0] * EV_PER_HARTREE / EV_PER_RYDBERG
+        other = evaluation.energy_ry is not None and abs(evaluation.energy_ry - energy) > _SAME_ENERGY_RY
+        if other or (number is not None and number.strip() != str(index + 1)):
+            told = f"step {number}, {energy:.8f} Ry"
+            raise DataError(f"{xml}: {told}, is not evaluation {index + 1} of {output.name}, {evaluation.energy_ry} Ry: not of one run")
+    return _md_frames(steps, evaluations, asked, xml)
+
+
+def _whole_steps(xml: Path) -> list[ElementTree.Element]:
+    """The steps in an XML file that may end anywhere."""
+    steps: list[ElementTree.Element] = []
+    try:
+        for _, element in ElementTree.iterparse(xml):  # noqa: S314 - see _read_xml
+            if element.tag == "step":
+                steps.append(element)
+    except ElementTree.ParseError:
+        return steps  # behind the last whole one
+    except OSError as error:
+        raise DataError(f"{xml}: pw.x's XML file cannot be read: {error}") from error
+    return steps
+
+
+def _md_frames(steps: Sequence[ElementTree.Element], evaluations: Sequence[Evaluation], asked: Frame, xml: Path) -> ReadResult:
+    """One frame a step that is there in both, and those that are no label."""
     frames: list[Frame] = []
     rejected: list[tuple[int, str]] = []
-    for index, (part, evaluation) in enumerate(zip(steps, printed.evaluations, strict=False)):
+    for index, (part, evaluation) in enumerate(zip(steps, evaluations, strict=False)):
         if evaluation.reason or not _is_true(part, "scf_conv/convergence_achieved"):
             rejected.append((index, evaluation.reason or "SCF not converged (pw.x's XML file says so)"))
         else:
             frames.append(_frame(part, evaluation.stress, asked, xml, index))
             if index == 0:
                 _require_same(frames[0], asked, xml)
-    rejected += [(len(steps), "pw.x stopped before it wrote this step")] * len(unwritten)
-    if printed.unfinished:
-        rejected.append((len(printed.evaluations), printed.unfinished))
     return ReadResult(frames, rejected)
 
 

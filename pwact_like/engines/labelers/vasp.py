@@ -89,6 +89,7 @@ class VaspLabeler(Labeler):
             outputs=(OUTCAR,),
             optional_outputs=(VASPRUN, "OSZICAR", "CONTCAR"),
             secret=("POTCAR",),
+            counts_cut_off=request.kind == "aimd",
         )
 
     def _needed(self, elements: tuple[str, ...], folder: Path) -> tuple[list[Potential], list[Problem]]:
@@ -122,7 +123,10 @@ class VaspLabeler(Labeler):
         return (f'{{ export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"; {command.strip().rstrip("; ") or DEFAULT_COMMAND}; }}',)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
-        """Judge by OUTCAR and vasprun.xml: whole, every electronic loop converged, relaxed where that was asked."""
+        """Judge by OUTCAR and vasprun.xml: whole, every electronic loop converged, relaxed where that was asked.
+
+        An MD that was cut off for good counts with its whole steps.
+        """
         return judge_vasp(folder, kind)
 
     def read(self, folder: Path, kind: LabelKind) -> list[Frame]:

@@ -1,5 +1,8 @@
 """What a VASP run left: OUTCAR, checked against vasprun.xml where both are there, vasprun.xml alone where the OUTCAR cannot be read.
 
+Of an MD that was cut off for good the steps count that are whole in both; where vasprun.xml has not even the last but one, it is no
+measure, and the OUTCAR's steps count with its own structures.
+
 The OUTCAR says outright whether each electronic loop reached EDIFF, and prints positions with five decimals only; vasprun.xml
 has eight (fractional), the CONTCAR of a relaxation sixteen. Numbers of the label come from one file, never mixed.
 """
@@ -14,10 +17,11 @@ import numpy as np
 
 from pwact_like.data.formats.base import ReadResult, contains
 from pwact_like.engines.labelers.atom_order import Asked, read_asked
+from pwact_like.engines.labelers.cut_off import cut_off_note
 from pwact_like.engines.labelers.vasp_incar import read_incar
 from pwact_like.engines.protocols import LabelKind
 from pwact_like.errors import DataError, InputError
-from pwact_like.outcome import Ok, Outcome, Reject, Retry
+from pwact_like.outcome import Ok, Outcome, Reject, Retry, was_cut_off
 
 if TYPE_CHECKING:
     from pwact_like.data.frames import Frame
@@ -45,6 +49,11 @@ class _Run:
         """Ionic steps that were seen."""
         return len(self.frames) + len(self.rejected)
 
+    def first(self, steps: int) -> _Run:
+        """So many steps of it."""
+        frames = {step: frame for step, frame in self.frames.items() if step <= steps}
+        return replace(self, frames=frames, rejected={step: text for step, text in self.rejected.items() if step <= steps})
+
 
 def judge_vasp(folder: Path, kind: LabelKind) -> Outcome:
     """Judge an attempt's folder.
@@ -58,7 +67,8 @@ def judge_vasp(folder: Path, kind: LabelKind) -> Outcome:
         return Retry(f"VASP left no {OUTCAR}")
     try:
         asked = read_asked(folder)
-        run = _read_run(folder)
+        cut_off = kind == "aimd" and was_cut_off(folder)
+        run = _read_cut_off(folder) if cut_off else _read_run(folder)
         planned = read_incar(folder / "INCAR").integer("NSW", 0)
     except (DataError, InputError) as error:
         return Retry(str(error))
@@ -66,7 +76,9 @@ def judge_vasp(folder: Path, kind: LabelKind) -> Outcome:
     if wrong:
         return Reject(wrong)
     notes = list(run.notes)
-    if kind == "aimd":
+    if cut_off:
+        notes.insert(0, cut_off_note(len(run.frames), run.rejected, planned))
+    elif kind == "aimd":
         if run.rejected:
             places = ", ".join(str(step) for step in sorted(run.rejected)[:10])
             first = run.rejected[min(run.rejected)]
@@ -85,7 +97,7 @@ def read_vasp(folder: Path, kind: LabelKind) -> list[Frame]:
         When they are not there.
     """
     asked = read_asked(folder)
-    run = _read_run(folder)
+    run = _read_cut_off(folder) if kind == "aimd" and was_cut_off(folder) else _read_run(folder)
     wrong = _wrong(run, folder, asked, kind)
     if wrong:
         raise DataError(wrong)
@@ -128,6 +140,29 @@ def _read_run(folder: Path) -> _Run:
             raise DataError(trouble)
         return replace(vasprun, notes=(f"read from {VASPRUN}, for the {OUTCAR} cannot be read: {trouble}",))
     return outcar if vasprun is None else _compared(outcar, vasprun)
+
+
+def _read_cut_off(folder: Path) -> _Run:
+    """Whole steps of an MD that was killed.
+
+    Raises
+    ------
+    DataError
+        When the OUTCAR cannot be read up to its end, or has no whole step in it, or the files are not of one run.
+    """
+    from pwact_like.data.formats import iter_items, read_cut_off
+
+    outcar = _run_of(folder / OUTCAR, read_cut_off(iter_items(folder / OUTCAR, "vasp/outcar")))
+    if not (folder / VASPRUN).is_file():
+        return outcar
+    try:
+        vasprun = _run_of(folder / VASPRUN, read_cut_off(iter_items(folder / VASPRUN, "vasp/xml")))
+    except (DataError, ValueError) as error:
+        return replace(outcar, notes=(f"structures from the {OUTCAR}, for {VASPRUN} cannot be read: {error}",))
+    if vasprun.steps < outcar.steps - 1:  # it is written step by step, too
+        return replace(outcar, notes=(f"structures from the {OUTCAR}, for {VASPRUN} has {vasprun.steps} whole steps only",))
+    steps = min(outcar.steps, vasprun.steps)
+    return _compared(outcar.first(steps), vasprun.first(steps))
 
 
 def _try(path: Path, format_name: str) -> tuple[_Run | None, str]:
