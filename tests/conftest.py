@@ -46,6 +46,9 @@ _LONG = (
     "test_edits.py::",
     "test_masters.py::",
     "test_campaign_killed_slurm.py::",
+    "/workflow/",
+    "test_labelers_cut_off.py::",
+    "test_potentials_kalman_training.py::",
 )
 
 
