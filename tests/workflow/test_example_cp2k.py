@@ -16,8 +16,8 @@ def test_silicon_by_cp2k_runs_from_end_to_end(tmp_path):
     require_program("cp2k.psmp", "apt-get install --no-install-recommends cp2k cp2k-data")
     folder = tmp_path / "silicon by CP2K"
     shutil.copytree(ROOT / "examples" / "si_cp2k", folder)
-    # two members are a committee, and what is shown here is CP2K's part
-    micro.edit(folder / "param.json", lambda content: content["strategy"].update(model_num=2))
+    # three members are a committee, and what is shown here is CP2K's part
+    micro.edit(folder / "param.json", lambda content: content["strategy"].update(model_num=3))
     for command in (("init_bulk", "init_param.json", "resource.json"), ("run", "param.json", "resource.json")):
         done = run_cli(*command, cwd=folder, timeout_s=550)
         assert done.returncode == 0, done.stdout + done.stderr

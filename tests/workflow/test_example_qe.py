@@ -45,8 +45,8 @@ def check_end(folder: Path) -> list[dict]:
 
 def test_silicon_by_quantum_espresso_runs_from_end_to_end(tmp_path):
     folder = example(tmp_path / "silicon by pw.x")
-    # two members are a committee, and what is shown here is Quantum ESPRESSO's part
-    micro.edit(folder / "param.json", lambda content: content["strategy"].update(model_num=2))
+    # three members are a committee, and what is shown here is Quantum ESPRESSO's part
+    micro.edit(folder / "param.json", lambda content: content["strategy"].update(model_num=3))
     for command in COMMANDS:
         done = run_cli(*command, cwd=folder, timeout_s=850)
         assert done.returncode == 0, done.stdout + done.stderr
