@@ -6,12 +6,12 @@
 Every strategy starts from the same labelled frames (MgO of 16 atoms, rattled and strained a little), explores the same
 conditions with `pwact-like run` in every iteration (1000 to 4500 K, liquid included, three densities), labels the same number
 of frames an iteration by GFN1-xTB (tblite), and is judged on the same test set, which is hotter than the initial data and
-enters nothing: frames of GFN1-xTB's own MD under these conditions. Printed are the force RMSE on the test set
-against the number of labels, the processor time of all trainings, and how many labels random
-choice needs for the others' final error. A deviation is smaller than the error, by a factor that nobody knows beforehand:
-"committee-5" is the committee with an upper level of 5 instead of 30 eV/Å. "random" is KPU's campaign with levels that call every
-frame a candidate, so that the quota is drawn at random; "random-sane" leaves out the frames above the upper level, which a model
-of cold data runs into when it is driven hot: forces of tens of eV/Å, which no one would want labelled.
+enters nothing: frames of GFN1-xTB's own MD under these conditions. Printed are the force RMSE on the test set against the number
+of labels, the processor time of all trainings, and how many labels random choice needs for the others' final error, and they for
+that of random choice. A deviation is smaller than the error, by a factor that nobody knows beforehand: "committee-5" is the committee
+with an upper level of 5 instead of 30 eV/Å. "random" is KPU's campaign with levels that call every frame a candidate, so that the
+quota is drawn at random; "random-sane" leaves out the frames above the upper level, which a model of cold data runs into when it is
+driven hot: forces of tens of eV/Å, which no one would want labelled.
 
 The labelled frames are those of benchmarks/data/mgo, so that figures of several machines compare; --new-truth makes others
 (about 1,700 labels). A campaign that is there is not run again.
@@ -253,6 +253,12 @@ def labels_for(result: dict[str, Any], error: float) -> float:
     return float("inf")
 
 
+def share_of_labels(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Labels beyond the first ones that ``one`` needs for the final error of ``other``, over all of ``other``."""
+    needed = labels_for(one, other["force_rmse"][-1]) - one["labels"][0]
+    return "more than all" if np.isinf(needed) else f"{needed / (other['labels'][-1] - other['labels'][0]):.2f}"
+
+
 def show(results: dict[str, list[dict[str, Any]]]) -> None:
     """Curves and comparisons."""
     print("\nforce RMSE on the test set, eV/Å, against labels (mean over seeds, ± spread)")
@@ -272,12 +278,11 @@ def show(results: dict[str, list[dict[str, Any]]]) -> None:
             final = statistics.mean(one["force_rmse"][-1] / four["force_rmse"][-1] for one, four in pairs)
             print(f"{name}: training {cost:.2f} of {other}'s, final force RMSE {final:.2f} of {other}'s")
         for drawn in [drawn for drawn in ("random", "random-sane") if drawn in results]:
-            ratios = []
-            for one, random in zip(results[name], results[drawn], strict=False):
-                needed = labels_for(random, one["force_rmse"][-1]) - random["labels"][0]
-                ratios.append(needed / (one["labels"][-1] - one["labels"][0]))
-            text = ", ".join("more than all" if np.isinf(ratio) else f"{ratio:.2f}" for ratio in ratios)
+            pairs = list(zip(results[name], results[drawn], strict=False))
+            text = ", ".join(share_of_labels(random, one) for one, random in pairs)
             print(f"{name}: labels that {drawn} needs for its final error, over its own: {text}")
+            text = ", ".join(share_of_labels(one, random) for one, random in pairs)
+            print(f"{name}: labels that it needs for the final error of {drawn}, over all of {drawn}: {text}")
     sys.stdout.flush()
 
 
