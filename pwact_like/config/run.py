@@ -153,7 +153,7 @@ class Strategy(Settings):
     allow_mixed_theory: bool = Field(default=False, description="Accept training data of different levels of theory.")
     min_distance_ang: PositiveFloat = Field(default=0.5, description="A label whose atoms are closer than this is rejected, Å.")
     net_force_tolerance: PositiveFloat = Field(default=0.1, description="A label with |ΣF|/(√N·F_rms) above this is rejected.")
-    max_force: PositiveFloat | None = Field(default=None, description="A label with a larger force is rejected, eV/Å; left out: none is.")
+    max_force: PositiveFloat | None = Field(default=None, description="A label with a larger force is left out, eV/Å; by default none is.")
     convergence: Convergence | None = Field(default=None, description="When to repeat an entry of md_jobs, when to stop; left out: once.")
 
     @field_validator("uncertainty", "kpu_scale", "kpu_posterior", "choice", "choice_descriptor", mode="before")

@@ -88,14 +88,7 @@ def same_structure(found: Atoms, asked: Atoms, tolerance_ang: float = 1.0e-3) ->
     return None
 
 
-def check_label(
-    frame: Frame,
-    asked: Atoms | None = None,
-    *,
-    net_force_tolerance: float = 0.1,
-    min_distance_ang: float = 0.5,
-    max_force: float | None = None,
-) -> str | None:
+def check_label(frame: Frame, asked: Atoms | None = None, *, net_force_tolerance: float = 0.1, min_distance_ang: float = 0.5) -> str | None:
     """Why a label must not be trained on, or None when it may.
 
     Parameters
@@ -108,8 +101,6 @@ def check_label(
         Largest |ΣF| / (√N·F_rms).
     min_distance_ang
         Smallest distance between atoms, periodic images counted, in Å.
-    max_force
-        Largest force on an atom, eV/Å; None: any. A few labels of exploded structures cost a fit more than they teach it.
     """
     reason = not_finite(frame)
     if reason is not None or frame.label is None:
@@ -117,15 +108,20 @@ def check_label(
     ratio = net_force_ratio(frame.label.forces_ev_per_ang)
     if ratio > net_force_tolerance:
         return f"the net force is {ratio:.3g} of what random forces would give (at most {net_force_tolerance:g}: net_force_tolerance)"
-    largest = float(np.linalg.norm(frame.label.forces_ev_per_ang, axis=1).max(initial=0.0))
-    if max_force is not None and largest > max_force:
-        return f"the largest force is {largest:.4g} eV/Å (at most {max_force:g}: max_force)"
     distance = minimum_distance_ang(frame.atoms, min_distance_ang)
     if distance < min_distance_ang:
         return f"two atoms are {distance:.3f} Å apart (at least {min_distance_ang:g} Å: min_distance_ang)"
     if asked is not None and (difference := same_structure(frame.atoms, asked)) is not None:
         return f"not the structure that was asked: {difference}"
     return None
+
+
+def force_above(frame: Frame, max_force: float | None) -> str | None:
+    """Why a sound label is left out for its largest force (eV/Å; None: never): a few exploded structures spoil a fit."""
+    if max_force is None or frame.label is None:
+        return None
+    largest = float(np.linalg.norm(frame.label.forces_ev_per_ang, axis=1).max(initial=0.0))
+    return f"the largest force is {largest:.4g} eV/Å (at most {max_force:g}: max_force)" if largest > max_force else None
 
 
 def virial_sign_warning(frames: Sequence[Frame]) -> str | None:

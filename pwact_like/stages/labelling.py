@@ -33,7 +33,7 @@ Rejection = tuple[Mapping[str, Any], Path, str]
 
 @dataclass(frozen=True)
 class LabelGates:
-    """What a label must pass besides its program's own convergence."""
+    """What a label must pass besides its program's own convergence; none with a larger force than ``max_force`` is kept."""
 
     net_force_tolerance: float
     min_distance_ang: float
@@ -137,9 +137,12 @@ class LabelStage(Stage):
 
     def make_product(self, results: Mapping[str, TaskResult]) -> tuple[list[str], dict[str, Any]]:
         """Everything of the product but its manifest; returns the names of its files and its facts."""
+        from pwact_like.data.checks import force_above
+
         rows = self._rows()
         labelled: list[Frame] = []
         rejected: list[Rejection] = []
+        left_out = 0  # sound labels that the user does not want: no failure of anything
         batches = self._batches
         folders = batches.folders(rows) if batches else {index: self.task_folder(row) for index, row in enumerate(rows)}
         of_batches = batches.read(self.labeler, rows, results) if batches else {}
@@ -151,13 +154,16 @@ class LabelStage(Stage):
             else:
                 found = of_batches[index] if batches else self._label_of(folder, results)
                 found = self._gated(found, row, asked, index, folder)
+                reason = None if isinstance(found, str) else force_above(found, self.gates.max_force)
+                if reason is not None:
+                    found, left_out = reason, left_out + 1
             if isinstance(found, str):
                 rejected.append((row, folder, found))
             else:
                 labelled.append(replace(found, level_of_theory=theory))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / REJECTED_FILE, self._rejected_text(rejected))
-        check_budget(len(rejected), len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
+        check_budget(len(rejected) - left_out, len(rows), self.failure_budget, "labelling", self.folder / REJECTED_FILE)
         return self._write_product(labelled, rejected)
 
     def _label_of(self, folder: Path, results: Mapping[str, TaskResult]) -> Frame | str:
@@ -181,7 +187,6 @@ class LabelStage(Stage):
             asked.atoms,
             net_force_tolerance=self.gates.net_force_tolerance,
             min_distance_ang=self.gates.min_distance_ang,
-            max_force=self.gates.max_force,
         )
         if reason is not None:
             return reason
