@@ -9,7 +9,7 @@ of frames an iteration by GFN1-xTB (tblite), and is judged on the same test set,
 enters nothing: frames of GFN1-xTB's own MD under these conditions. Printed are the force RMSE on the test set against the number
 of labels, the processor time of all trainings, and how many labels random choice needs for the others' final error, and they for
 that of random choice. A deviation is smaller than the error, by a factor that nobody knows beforehand: "committee-5" is the committee
-with an upper level of 5 instead of 30 eV/Å, "committee-gated" that one with strategy.max_force 30. "random" is KPU's campaign with
+with an upper level of 5 instead of 30 eV/Å, and what is "gated" has strategy.max_force 30. "random" is KPU's campaign with
 levels that call every frame a candidate, so that the quota is drawn at random; "random-sane" leaves out the frames above the upper
 level, which a model of cold data runs into when it is driven hot: forces of tens of eV/Å, which no one would want labelled.
 
@@ -37,7 +37,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTEES = ("committee", "committee-5", "committee-gated")
-STRATEGIES = ("random", "random-sane", "kpu", "kpu-committee", *COMMITTEES)
+OURS = ("kpu", "kpu-committee", "kpu-gated", "kpu-committee-gated")
+STRATEGIES = ("random", "random-sane", "random-gated", *OURS, *COMMITTEES)
 SCALES = (0.98, 1.01, 1.05)
 TEMPERATURES = (1000, 2000, 3000, 4500)
 ENTRIES = 4
@@ -182,6 +183,7 @@ def param(strategy: str, seed: int, truth: Path, epochs: int, entries: int) -> d
     # is learnt; a committee's deviation is smaller than its error.
     levels = {"lower_model_devi_f": 0.8, "upper_model_devi_f": 30.0}
     kpu = {"kpu_lower": 0.8, "kpu_upper": 30.0}
+    gate = {"max_force": 30.0}
     low = {"uncertainty": "committee", "model_num": 4, "lower_model_devi_f": 0.5, "upper_model_devi_f": 5.0}
     settings: dict[str, dict[str, Any]] = {
         "random": {"uncertainty": "kpu", "kpu_lower": 1e-9, "kpu_upper": 1e9, "random_share": 0.0},
@@ -190,7 +192,10 @@ def param(strategy: str, seed: int, truth: Path, epochs: int, entries: int) -> d
         "kpu-committee": {"uncertainty": "kpu-committee", "model_num": 4, **levels},
         "committee": {"uncertainty": "committee", "model_num": 4, **levels, "lower_model_devi_f": 0.5},
         "committee-5": low,
-        "committee-gated": {**low, "max_force": 30.0},
+        "random-gated": {"uncertainty": "kpu", **kpu, "kpu_lower": 1e-9, "random_share": 0.0, **gate},
+        "kpu-gated": {"uncertainty": "kpu", **kpu, **gate},
+        "kpu-committee-gated": {"uncertainty": "kpu-committee", "model_num": 4, **levels, **gate},
+        "committee-gated": {**low, **gate},
     }
     return {
         "seed": seed,
@@ -272,7 +277,7 @@ def show(results: dict[str, list[dict[str, Any]]]) -> None:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             steps.append(f"{statistics.mean(run['labels'][number] for run in runs):.0f}: {statistics.mean(values):.3f}{spread}")
         print(f"{strategy:13s} {'   '.join(steps)}   trainings {statistics.mean(run['training_s'] for run in runs):.0f} s")
-    for name in ("kpu", "kpu-committee", *COMMITTEES):
+    for name in (*OURS, *COMMITTEES):
         if name not in results:
             continue
         for other in [other for other in COMMITTEES if other in results and name.startswith("kpu")]:
@@ -280,7 +285,7 @@ def show(results: dict[str, list[dict[str, Any]]]) -> None:
             cost = statistics.mean(one["training_s"] / four["training_s"] for one, four in pairs)
             final = statistics.mean(one["force_rmse"][-1] / four["force_rmse"][-1] for one, four in pairs)
             print(f"{name}: training {cost:.2f} of {other}'s, final force RMSE {final:.2f} of {other}'s")
-        for drawn in [drawn for drawn in ("random", "random-sane") if drawn in results]:
+        for drawn in [drawn for drawn in ("random", "random-sane", "random-gated") if drawn in results]:
             pairs = list(zip(results[name], results[drawn], strict=False))
             text = ", ".join(share_of_labels(random, one) for one, random in pairs)
             print(f"{name}: labels that {drawn} needs for its final error, over its own: {text}")
