@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CUT_OFF_FILE = "cut_off"
+# how a program ends that was made to: for its memory, its time, a preemption, by somebody's scancel. Why is known when the
+# scheduler says how the job ended; what started the program may pass the number of the signal on
+KILLED = frozenset({9, 15, 129, 130, 137, 138, 143})
 
 
 @dataclass(frozen=True)

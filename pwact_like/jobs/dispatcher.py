@@ -34,8 +34,9 @@ from pwact_like.jobs.script import Work
 from pwact_like.jobs.signals import StopFlag
 from pwact_like.jobs.submit import BATCH, Submitter
 from pwact_like.jobs.types import NO_ASKS, AttemptState, EndCause, Judge, Scheduler, Task, TaskResult
-from pwact_like.jobs.verdict import KILLED, Verdict, judge_attempt, lost_attempt
+from pwact_like.jobs.verdict import Verdict, judge_attempt, lost_attempt
 from pwact_like.jobs.watch import Watch
+from pwact_like.outcome import KILLED
 
 if TYPE_CHECKING:
     from pwact_like.config.resource import Resource

@@ -16,9 +16,6 @@ from pwact_like.outcome import CUT_OFF_FILE, Ok, Outcome, Reject, Retry
 
 # what a program ends with when it was told to, or made to: 75 (EX_TEMPFAIL), and SIGHUP, SIGINT, SIGKILL, SIGUSR1, SIGTERM
 _STOPPED = frozenset({75, 129, 130, 137, 138, 143})
-# how a program ends that was made to: for its memory, its time, a preemption, by somebody's scancel. Why is known when the
-# scheduler says how the job ended; what started the program may pass the number of the signal on
-KILLED = frozenset({9, 15, 129, 130, 137, 138, 143})
 
 # the disk's fault, not the attempt's: the master stops with a message instead of calling the attempt failed
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE})

@@ -36,7 +36,7 @@ from pwact_like.engines.labelers.fingerprints import short_hash
 from pwact_like.engines.protocols import Labeler, LabelKind, LabelRequest
 from pwact_like.errors import DataError, InputError, Problem
 from pwact_like.fsio import write_text
-from pwact_like.outcome import Ok, Outcome, Reject, Retry, TaskFiles, was_cut_off
+from pwact_like.outcome import KILLED, Ok, Outcome, Reject, Retry, TaskFiles, was_cut_off
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -144,7 +144,7 @@ class Cp2kLabeler(Labeler):
                 command += f" {flag} {file}"
         threads = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"'
         ended = f"grep -qs '{_NOT_CONVERGED}' {OUTPUT_FILE} && pwl_cp2k=0"
-        judged = f'case $pwl_cp2k in 9 | 15 | 129 | 130 | 137 | 138 | 143) ;; *) {ended} ;; esac; (exit "$pwl_cp2k")'
+        judged = f'case $pwl_cp2k in {" | ".join(map(str, sorted(KILLED)))}) ;; *) {ended} ;; esac; (exit "$pwl_cp2k")'
         return (f"{{ {threads}; {command}; }} || {{ pwl_cp2k=$?; {judged}; }}",)
 
     def outcome(self, folder: Path, kind: LabelKind) -> Outcome:
